@@ -1,0 +1,376 @@
+/* aflock: file locks for event-driven programs.
+ *
+ * Concepts
+ *   lock     a path (or a descriptor of the caller's) spoken to in one protocol; `aflock`
+ *   request  one acquire; it becomes the hold when it is granted; `aflock_req`, a value
+ *   owner    a pointer of the caller's choice that makes holds re-entrant: two requests on one path exclude each
+ *            other, also within one program, unless they carry the same non-NULL owner and the same mode
+ *   token    cancels any number of requests, from any thread or signal handler
+ *   context  everything that belongs to one event loop; `aflock_ctx`, made by an adapter (aflock/epoll.h, ...)
+ *   turn     the moment in each round of the loop in which callbacks run
+ *
+ * Life cycle
+ *   make a context with an adapter, open locks, acquire, release, close the locks, free the context. Locks that are
+ *   still open when the context is freed are closed by it.
+ *
+ * Callbacks
+ *   A function that takes a callback and returns 0 calls it exactly once: later, on the loop's thread, from a turn,
+ *   never from inside a call into the library (aflock_ctx_free excepted, which answers what is pending). When it
+ *   returns an error, the callback never runs. A callback may acquire, release, cancel and close anything; only
+ *   aflock_ctx_free is refused there. At most 64 callbacks run in one turn, then the loop gets its own turn.
+ *
+ * Threads
+ *   A context and its locks belong to the thread that made the context; from another thread each call answers
+ *   AFLOCK_ETHREAD and does nothing. aflock_token_fire may be called from any thread and any signal handler.
+ *
+ * Fork
+ *   In a child process every call answers AFLOCK_EFORKED; aflock_ctx_abandon frees what the child inherited without
+ *   disturbing the parent's locks.
+ *
+ * Errors
+ *   0 or positive is success, negative is one of AFLOCK_E...; what the system said is in aflock_result.sys_errno.
+ *
+ * Durations are nanoseconds (uint64_t) on the monotonic clock. Strings are borrowed: the library copies what it keeps.
+ */
+#ifndef AFLOCK_AFLOCK_H
+#define AFLOCK_AFLOCK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(AFLOCK_BUILDING) && defined(__GNUC__)
+#define AFLOCK_API __attribute__((visibility("default")))
+#else
+#define AFLOCK_API
+#endif
+
+#define AFLOCK_VERSION_MAJOR 0
+#define AFLOCK_VERSION_MINOR 1
+#define AFLOCK_VERSION_PATCH 0
+#define AFLOCK_VERSION "0.1.0"
+
+#define AFLOCK_MICROSECOND UINT64_C(1000)
+#define AFLOCK_MILLISECOND UINT64_C(1000000)
+#define AFLOCK_SECOND UINT64_C(1000000000)
+#define AFLOCK_FOREVER UINT64_MAX /* no limit */
+
+/* Every error: name, number, message. */
+#define AFLOCK_ERRORS(X)                                                                                              \
+    X(ETIMEDOUT, -1001, "the deadline passed before the lock was free")                                               \
+    X(ECANCELED, -1002, "the request was cancelled")                                                                  \
+    X(EWOULDBLOCK, -1003, "the lock is held by somebody else")                                                        \
+    X(EDEADLK, -1004, "waiting would never end: the owner waits for itself")                                          \
+    X(EMISMATCH, -1005, "the path is already used with another protocol or other settings")                           \
+    X(EPROTO, -1006, "what is on disk does not follow the protocol")                                                  \
+    X(EFORKED, -1007, "the context belongs to the parent process")                                                    \
+    X(ETHREAD, -1008, "the context belongs to another thread")                                                        \
+    X(ECLOSED, -1009, "the context or lock is closing")                                                               \
+    X(EBUSY, -1010, "not possible now: it is in use")                                                                 \
+    X(ENOENT, -1011, "the file or a directory on its path does not exist")                                            \
+    X(ENOMEM, -1012, "out of memory")                                                                                 \
+    X(EINVAL, -1013, "an argument is not valid")                                                                      \
+    X(EFULL, -1014, "too many requests are waiting")                                                                  \
+    X(ENOTINLINE, -1015, "the attempt would have to leave the loop's thread")                                         \
+    X(ESYS, -1016, "a system call failed")                                                                            \
+    X(ENAMETOOLONG, -1017, "the path or its last component is too long")                                              \
+    X(EISDIR, -1018, "the path names a directory")                                                                    \
+    X(ENOTDIR, -1019, "a component of the path is not a directory")                                                   \
+    X(ELOOP, -1020, "the path names a symbolic link")                                                                 \
+    X(ENOTFILE, -1021, "the path names neither a regular file nor a directory")                                       \
+    X(EACCES, -1022, "permission denied")                                                                             \
+    X(EROFS, -1023, "the file system is read-only")                                                                   \
+    X(ENOSPC, -1024, "no space left on the file system")                                                              \
+    X(EMFILE, -1025, "too many open files")                                                                           \
+    X(ENOTSUP, -1026, "the file system or the protocol cannot do this")                                               \
+    X(ESTALE, -1027, "the request has ended")                                                                         \
+    X(ENOTHELD, -1028, "the request does not hold the lock")                                                          \
+    X(EHELD, -1029, "the request holds the lock already")                                                             \
+    X(EREFUSED, -1030, "the caller's on_acquired function refused")                                                   \
+    X(EREPLACED, -1031, "the path no longer names the locked file")
+
+enum {
+#define AFLOCK_ERROR_ENUM(name, number, message) AFLOCK_##name = (number),
+    AFLOCK_ERRORS(AFLOCK_ERROR_ENUM)
+#undef AFLOCK_ERROR_ENUM
+};
+
+typedef struct aflock_ctx aflock_ctx;
+typedef struct aflock aflock;
+typedef struct aflock_token aflock_token;
+
+/* Names one request. A value, free to copy; one whose request has ended is refused with AFLOCK_ESTALE, never
+ * followed. {0} names no request. */
+typedef struct aflock_req {
+    uint64_t id;
+} aflock_req;
+
+typedef enum aflock_mode {
+    AFLOCK_EXCLUSIVE = 0,
+    AFLOCK_SHARED = 1
+} aflock_mode;
+
+/* What is spoken on the path. One path, one protocol. */
+typedef enum aflock_protocol {
+    AFLOCK_NATIVE = 0, /* flock(2): excludes flock(1), Python's FileLock and portalocker's Lock */
+    AFLOCK_OFD = 1     /* open-file-description lock on the whole file: excludes flock --fcntl and fcntl users */
+} aflock_protocol;
+
+/* Where attempts run. */
+typedef enum aflock_io {
+    AFLOCK_IO_AUTO = 0, /* on the loop's thread if that cannot block (cached lookup, local file system), else POOL */
+    AFLOCK_IO_INLINE,   /* always on the loop's thread */
+    AFLOCK_IO_POOL      /* always on the executor */
+} aflock_io;
+
+/* Properties of a request; aflock_acquire_options.flags. */
+enum {
+    AFLOCK_CREATE = 1 << 0,          /* create a missing file (default) */
+    AFLOCK_MAKE_PARENTS = 1 << 1,    /* create missing parent directories (default); they stay */
+    AFLOCK_READ_ONLY = 1 << 2,       /* open for reading only; without: for reading and writing */
+    AFLOCK_FOLLOW = 1 << 3,          /* follow a symbolic link at the path; without: AFLOCK_ELOOP */
+    AFLOCK_DIRECTORY = 1 << 4,       /* accept a directory at the path, opened read-only; without: AFLOCK_EISDIR */
+    AFLOCK_INHERIT = 1 << 5,         /* without O_CLOEXEC: programs that the caller executes inherit the lock */
+    AFLOCK_TRUNCATE = 1 << 6,        /* once locked, truncate a file that is not empty */
+    AFLOCK_REPORT_CLOSE = 1 << 7     /* a failed close after a good unlock is reported in cleanup_errno */
+};
+
+#define AFLOCK_MODE_DEFAULT UINT32_MAX /* 0666 filtered by the umask or the directory's default ACL */
+
+/* What a callback learns. Pointers live until the callback returns. */
+typedef struct aflock_result {
+    size_t size;       /* of this struct, as the library knows it */
+    int status;        /* 0, or AFLOCK_E... */
+    int sys_errno;     /* what the system said, or 0 */
+    int cleanup_errno; /* why undoing a failed acquisition, or closing, failed; or 0 */
+    int fd;            /* when held: the locked descriptor, borrowed until the release; or -1 */
+    aflock_req req;    /* the request; valid as long as it waits or holds */
+    aflock_mode mode;
+    uint32_t attempts; /* made on disk for this request; 0 = handed on by, or shared with, a holder of this context */
+    uint64_t waited;   /* ns from the acquire until it was decided */
+    void *owner;
+    const char *step; /* the failing step ("open", "flock", ...), or NULL */
+    const char *path; /* of the lock; "fd:N" for a caller's descriptor */
+} aflock_result;
+
+typedef void (*aflock_callback)(aflock *lock, const aflock_result *result, void *user);
+
+/* ------------------------------------------------------------------------------------------------- the library */
+
+AFLOCK_API const char *aflock_version(void);           /* "0.1.0"; any thread */
+AFLOCK_API const char *aflock_strerror(int status);    /* a message for any status; never NULL; any thread */
+AFLOCK_API const char *aflock_error_name(int status);  /* "AFLOCK_ETIMEDOUT"; "OK" for 0; any thread */
+
+/* -------------------------------------------------------------------------------------------------- the context */
+
+typedef enum aflock_log_level { AFLOCK_LOG_DEBUG, AFLOCK_LOG_INFO, AFLOCK_LOG_WARN, AFLOCK_LOG_ERROR } aflock_log_level;
+
+typedef enum aflock_trace_event {
+    AFLOCK_TRACE_ACQUIRE,   /* a request was accepted */
+    AFLOCK_TRACE_ATTEMPT,   /* an attempt starts; value: 1 on the loop's thread, 0 on the executor */
+    AFLOCK_TRACE_CONTENDED, /* it found the lock taken */
+    AFLOCK_TRACE_GRANTED,   /* a request got the lock; value: attempts */
+    AFLOCK_TRACE_ANSWERED,  /* a request ends without the lock; value: status */
+    AFLOCK_TRACE_RELEASE,   /* a hold ends */
+    AFLOCK_TRACE_UNLOCKED,  /* the file was given up; value: 0 or errno */
+    AFLOCK_TRACE_PAUSE      /* a run of hand-offs ended; value: ns during which the context does not try */
+} aflock_trace_event;
+
+/* Hooks run on the loop's thread and must not call into the context. */
+typedef struct aflock_ctx_options {
+    size_t size;
+
+    /* Memory: all three or none. free gets exactly what the others returned. Blocks that a worker thread may outlive
+     * the context with (attempts, tokens, path text) come from malloc(3) instead. */
+    void *(*allocate)(size_t size, void *user);
+    void *(*reallocate)(void *block, size_t size, void *user);
+    void (*release)(void *block, void *user);
+    void *allocate_user;
+
+    /* What cannot be reported to a caller; nothing is printed by itself. NULL: nowhere. */
+    void (*log)(aflock_log_level level, const char *message, void *user);
+    void *log_user;
+
+    /* Every step of every request, for time lines and debugging. NULL: off. */
+    void (*trace)(aflock_trace_event event, const char *path, aflock_req req, int64_t value, void *user);
+    void *trace_user;
+
+    uint32_t max_waiters;    /* requests that wait at one time in this context; more get AFLOCK_EFULL; 0: no limit */
+    uint32_t handoff_grants; /* a run of hand-offs inside the context ends after so many grants; default 16 ... */
+    uint64_t handoff_time;   /* ... or after so long; default 5 ms. Then the file is really given up ... */
+    uint64_t handoff_pause;  /* ... and not tried for so long; default 250 us, 0: no pause */
+    uint64_t pause_interval; /* if nobody foreign was met since the last pause: at most one pause so often; 10 ms */
+    uint64_t attempt_limit;  /* how long the one attempt of a request with timeout 0 may take; default 5 s */
+    uint64_t stall_after;    /* an attempt out for so long stops counting for admission; default 1 s */
+} aflock_ctx_options;
+
+/* Fills in the defaults. Any thread. */
+AFLOCK_API void aflock_ctx_options_init(aflock_ctx_options *options);
+
+/* Ends a context: needs no turn of the loop. Answers what is pending with AFLOCK_ECLOSED (each once, inside this
+ * call), releases every hold (a caller's own descriptor is not unlocked), waits at most `grace` ns for what runs on
+ * the executor, closes all locks and frees everything but what a hung system call still uses; the worker frees that
+ * when the call returns, and gives back what it won. Returns the number of holds that could not be released in time
+ * (0: all were); AFLOCK_EBUSY inside a callback, AFLOCK_ETHREAD, AFLOCK_EFORKED. NULL: returns 0. [loop's thread] */
+AFLOCK_API int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace);
+
+/* Graceful end: from now on new requests get AFLOCK_ECLOSED; those accepted go on as usual. `callback` runs once, from
+ * a turn, when none waits, holds or is being released; the loop is kept alive until then. AFLOCK_EBUSY: already
+ * draining. [loop's thread] */
+typedef void (*aflock_drained)(aflock_ctx *ctx, void *user);
+AFLOCK_API int aflock_ctx_drain(aflock_ctx *ctx, aflock_drained callback, void *user);
+
+/* In a forked child: closes the inherited descriptors and frees the memory, without unlocking or changing anything
+ * that the parent shares. No callback runs. AFLOCK_EINVAL in the process that made the context. */
+AFLOCK_API int aflock_ctx_abandon(aflock_ctx *ctx);
+
+/* Calls `each` for every holder, then every waiter in queue order, path by path; from inside the call. Return
+ * non-zero from it to stop; that value is returned. [loop's thread] */
+typedef struct aflock_dump_entry {
+    size_t size;
+    const char *path;
+    aflock_req req;
+    void *owner;
+    aflock_mode mode;
+    int held;          /* 1: holds, 0: waits */
+    uint32_t position; /* of a waiter in its queue, from 0 */
+    uint32_t attempts;
+    uint64_t age;      /* ns since the acquire */
+    uint64_t remaining; /* ns until the deadline; AFLOCK_FOREVER */
+} aflock_dump_entry;
+AFLOCK_API int aflock_dump(aflock_ctx *ctx, int (*each)(const aflock_dump_entry *entry, void *user), void *user);
+
+/* ---------------------------------------------------------------------------------------------------- the locks */
+
+typedef struct aflock_options {
+    size_t size;
+    aflock_protocol protocol; /* default AFLOCK_NATIVE */
+    aflock_io io;             /* default AFLOCK_IO_AUTO */
+    uint64_t poll_interval;   /* ns between attempts while contended; default 50 ms; at least 1 us */
+    uint32_t max_waiters;     /* requests waiting on this path; more get AFLOCK_EFULL; 0: no limit (default) */
+} aflock_options;
+
+AFLOCK_API void aflock_options_init(aflock_options *options);
+
+/* Opens a lock on `path`, relative to the present working directory. Touches no file system and creates nothing: the
+ * first attempt does. Any number of locks may be open on one path; they share one queue. `options` NULL: defaults.
+ * AFLOCK_EINVAL (empty path, NULL, bad options), AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (another protocol is in use on
+ * this path; if that is only known later, the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED.
+ * [loop's thread] */
+AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options);
+
+/* Opens a lock on a descriptor that the caller owns and keeps open: it is locked and unlocked, never opened, closed,
+ * truncated or unlinked. All locks on one descriptor number share one queue. To the kernel, duplicates of a
+ * descriptor are one holder: give the library one of them only. [loop's thread] */
+AFLOCK_API int aflock_open_fd(aflock **out, aflock_ctx *ctx, int fd, const aflock_options *options);
+
+/* Closes a lock. AFLOCK_EBUSY while a request of it waits, is undelivered or holds; while the last release is under
+ * way it succeeds and the memory follows. NULL: 0. [loop's thread] */
+AFLOCK_API int aflock_close(aflock *lock);
+
+AFLOCK_API const char *aflock_path(const aflock *lock); /* absolute, as text; lives as long as the lock */
+AFLOCK_API aflock_ctx *aflock_context(const aflock *lock);
+
+/* Changes the poll interval; a wait under way is re-armed. AFLOCK_EINVAL below 1 us. [loop's thread] */
+AFLOCK_API int aflock_set_poll_interval(aflock *lock, uint64_t interval);
+
+/* -------------------------------------------------------------------------------------------- acquire and release */
+
+typedef struct aflock_acquire_options {
+    size_t size;
+    uint64_t timeout;  /* ns; default AFLOCK_FOREVER; 0: exactly one attempt */
+    aflock_mode mode;  /* default AFLOCK_EXCLUSIVE */
+    uint32_t flags;    /* AFLOCK_CREATE | AFLOCK_MAKE_PARENTS by default */
+    void *owner;       /* default NULL: excludes everybody */
+    aflock_token *token; /* of the same context; default NULL */
+    uint32_t file_mode; /* permission bits: given to open, and set again once locked (EPERM and EACCES are ignored);
+                           default AFLOCK_MODE_DEFAULT */
+
+    /* Runs when the file is locked and before the request is answered, where attempts run (a worker thread, or the
+     * loop's own); may read, write and sync `fd`. It must not call into the library. Non-zero (an errno) rolls the
+     * acquisition back and is answered as AFLOCK_EREFUSED with that sys_errno. May run and be rolled back for a
+     * request that is cancelled meanwhile. Default NULL. */
+    int (*on_acquired)(int fd, void *user);
+    void *on_acquired_user;
+} aflock_acquire_options;
+
+AFLOCK_API void aflock_acquire_options_init(aflock_acquire_options *options);
+
+/* Asks for the lock. Returns 0 and, if `req` is not NULL, stores the request there: `callback` will run exactly once,
+ * with status 0 when the lock is held. Otherwise an error, and the callback never runs: AFLOCK_EINVAL,
+ * AFLOCK_EWOULDBLOCK (timeout 0 behind a queue or a holder of this context), AFLOCK_EDEADLK (the same owner holds or
+ * waits in the other mode, or waiting would close a cycle of owners), AFLOCK_EFULL, AFLOCK_ENOMEM, AFLOCK_ECLOSED,
+ * AFLOCK_ECANCELED (the token was fired before), AFLOCK_ETHREAD, AFLOCK_EFORKED.
+ * The callback's status: AFLOCK_ETIMEDOUT, AFLOCK_EWOULDBLOCK (timeout 0), AFLOCK_ECANCELED, AFLOCK_EDEADLK,
+ * AFLOCK_EMISMATCH, AFLOCK_ECLOSED, or what the attempt met. A deadline is never answered early.
+ * Waiting: first come, first served per path. `options` NULL: defaults. [loop's thread] */
+AFLOCK_API int aflock_acquire(aflock *lock, const aflock_acquire_options *options, aflock_callback callback, void *user,
+                              aflock_req *req);
+
+/* One attempt, answered at once, without a callback: 0 and the lock is held, `*req` names the hold (release it with
+ * aflock_release). AFLOCK_EWOULDBLOCK: somebody holds it or waits for it. AFLOCK_ENOTINLINE: the attempt would have to
+ * leave this thread (file missing or not in the kernel's cache, path not resolved yet, network file system,
+ * AFLOCK_IO_POOL, on_acquired in pool mode): use aflock_acquire with timeout 0. `result` may be NULL; its strings live
+ * until the next call on this lock. timeout and token are ignored. [loop's thread] */
+AFLOCK_API int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result);
+
+/* Cancels a waiting request. 0: its callback will say AFLOCK_ECANCELED (or another failure), never "acquired", even
+ * if the lock had just been won. AFLOCK_EHELD: it was delivered, release it. AFLOCK_ESTALE. [loop's thread] */
+AFLOCK_API int aflock_cancel(aflock *lock, aflock_req req);
+
+/* Ends a hold. From this call on the caller must not use the descriptor. Re-entrant holds count: the file is given up
+ * with the last. `callback` may be NULL; otherwise it runs once: status 0, or the reason why the file could not be
+ * unlocked, in which case `req` is held as before and can be released again. Without a callback a failure is logged
+ * and retried until it is done. AFLOCK_ENOTHELD: still waiting. AFLOCK_ESTALE. [loop's thread] */
+AFLOCK_API int aflock_release(aflock *lock, aflock_req req, aflock_callback callback, void *user);
+
+/* The same, and ends every other hold of the same owner on this path with it, without callbacks. */
+AFLOCK_API int aflock_release_all(aflock *lock, aflock_req req, aflock_callback callback, void *user);
+
+/* The locked descriptor of a hold, borrowed until the release; or AFLOCK_ENOTHELD, AFLOCK_ESTALE. [loop's thread] */
+AFLOCK_API int aflock_fd(aflock *lock, aflock_req req);
+
+/* Holds of `owner` on the lock's path (re-entrancy depth); owner NULL: all holds of this context on the path. Counts
+ * what was delivered. [loop's thread] */
+AFLOCK_API int aflock_depth(const aflock *lock, const void *owner);
+
+/* Does the path still name the file that `req` holds? The callback says 0, AFLOCK_EREPLACED, or what the look-up met.
+ * result->req is `req`. The file system is asked where attempts run. [loop's thread] */
+AFLOCK_API int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *user);
+
+/* Who holds the file, as far as the system tells (for kernel locks: /proc/locks of this machine, processes of this pid
+ * namespace). Asked where attempts run. [loop's thread] */
+typedef struct aflock_holder {
+    size_t size;
+    int status;       /* 0, or why it could not be asked */
+    int sys_errno;
+    int held;         /* 1: somebody holds it, this process included */
+    aflock_mode mode; /* of the holder named */
+    int64_t pid;      /* of one holder; 0: not known */
+    uint32_t count;   /* holders seen */
+} aflock_holder;
+typedef void (*aflock_inspected)(aflock *lock, const aflock_holder *holder, void *user);
+AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *user);
+
+/* ---------------------------------------------------------------------------------------------------- the tokens */
+
+/* A token for requests of `ctx`. One shot: once fired it stays fired. [loop's thread] */
+AFLOCK_API int aflock_token_new(aflock_token **out, aflock_ctx *ctx);
+
+/* Cancels every request that carries the token and was not delivered yet, and each later one. Any thread, any signal
+ * handler, also after the context is gone; async-signal-safe; keeps errno. */
+AFLOCK_API void aflock_token_fire(aflock_token *token);
+
+AFLOCK_API int aflock_token_fired(const aflock_token *token); /* any thread */
+
+/* Gives the caller's reference back; requests that carry the token keep it alive. Any thread, but not at the same time
+ * as another call with this token. NULL: nothing. */
+AFLOCK_API void aflock_token_free(aflock_token *token);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
