@@ -59,37 +59,37 @@ extern "C" {
 #define AFLOCK_FOREVER UINT64_MAX /* no limit */
 
 /* Every error: name, number, message. */
-#define AFLOCK_ERRORS(X)                                                                                              \
-    X(ETIMEDOUT, -1001, "the deadline passed before the lock was free")                                               \
-    X(ECANCELED, -1002, "the request was cancelled")                                                                  \
-    X(EWOULDBLOCK, -1003, "the lock is held by somebody else")                                                        \
-    X(EDEADLK, -1004, "waiting would never end: the owner waits for itself")                                          \
-    X(EMISMATCH, -1005, "the path is already used with another protocol or other settings")                           \
-    X(EPROTO, -1006, "what is on disk does not follow the protocol")                                                  \
-    X(EFORKED, -1007, "the context belongs to the parent process")                                                    \
-    X(ETHREAD, -1008, "the context belongs to another thread")                                                        \
-    X(ECLOSED, -1009, "the context or lock is closing")                                                               \
-    X(EBUSY, -1010, "not possible now: it is in use")                                                                 \
-    X(ENOENT, -1011, "the file or a directory on its path does not exist")                                            \
-    X(ENOMEM, -1012, "out of memory")                                                                                 \
-    X(EINVAL, -1013, "an argument is not valid")                                                                      \
-    X(EFULL, -1014, "too many requests are waiting")                                                                  \
-    X(ENOTINLINE, -1015, "the attempt would have to leave the loop's thread")                                         \
-    X(ESYS, -1016, "a system call failed")                                                                            \
-    X(ENAMETOOLONG, -1017, "the path or its last component is too long")                                              \
-    X(EISDIR, -1018, "the path names a directory")                                                                    \
-    X(ENOTDIR, -1019, "a component of the path is not a directory")                                                   \
-    X(ELOOP, -1020, "the path names a symbolic link")                                                                 \
-    X(ENOTFILE, -1021, "the path names neither a regular file nor a directory")                                       \
-    X(EACCES, -1022, "permission denied")                                                                             \
-    X(EROFS, -1023, "the file system is read-only")                                                                   \
-    X(ENOSPC, -1024, "no space left on the file system")                                                              \
-    X(EMFILE, -1025, "too many open files")                                                                           \
-    X(ENOTSUP, -1026, "the file system or the protocol cannot do this")                                               \
-    X(ESTALE, -1027, "the request has ended")                                                                         \
-    X(ENOTHELD, -1028, "the request does not hold the lock")                                                          \
-    X(EHELD, -1029, "the request holds the lock already")                                                             \
-    X(EREFUSED, -1030, "the caller's on_acquired function refused")                                                   \
+#define AFLOCK_ERRORS(X)                                                                    \
+    X(ETIMEDOUT, -1001, "the deadline passed before the lock was free")                     \
+    X(ECANCELED, -1002, "the request was cancelled")                                        \
+    X(EWOULDBLOCK, -1003, "the lock is held by somebody else")                              \
+    X(EDEADLK, -1004, "waiting would never end: the owner waits for itself")                \
+    X(EMISMATCH, -1005, "the path is already used with another protocol or other settings") \
+    X(EPROTO, -1006, "what is on disk does not follow the protocol")                        \
+    X(EFORKED, -1007, "the context belongs to the parent process")                          \
+    X(ETHREAD, -1008, "the context belongs to another thread")                              \
+    X(ECLOSED, -1009, "the context or lock is closing")                                     \
+    X(EBUSY, -1010, "not possible now: it is in use")                                       \
+    X(ENOENT, -1011, "the file or a directory on its path does not exist")                  \
+    X(ENOMEM, -1012, "out of memory")                                                       \
+    X(EINVAL, -1013, "an argument is not valid")                                            \
+    X(EFULL, -1014, "too many requests are waiting")                                        \
+    X(ENOTINLINE, -1015, "the attempt would have to leave the loop's thread")               \
+    X(ESYS, -1016, "a system call failed")                                                  \
+    X(ENAMETOOLONG, -1017, "the path or its last component is too long")                    \
+    X(EISDIR, -1018, "the path names a directory")                                          \
+    X(ENOTDIR, -1019, "a component of the path is not a directory")                         \
+    X(ELOOP, -1020, "the path names a symbolic link")                                       \
+    X(ENOTFILE, -1021, "the path names neither a regular file nor a directory")             \
+    X(EACCES, -1022, "permission denied")                                                   \
+    X(EROFS, -1023, "the file system is read-only")                                         \
+    X(ENOSPC, -1024, "no space left on the file system")                                    \
+    X(EMFILE, -1025, "too many open files")                                                 \
+    X(ENOTSUP, -1026, "the file system or the protocol cannot do this")                     \
+    X(ESTALE, -1027, "the request has ended")                                               \
+    X(ENOTHELD, -1028, "the request does not hold the lock")                                \
+    X(EHELD, -1029, "the request holds the lock already")                                   \
+    X(EREFUSED, -1030, "the caller's on_acquired function refused")                         \
     X(EREPLACED, -1031, "the path no longer names the locked file")
 
 enum {
@@ -108,10 +108,7 @@ typedef struct aflock_req {
     uint64_t id;
 } aflock_req;
 
-typedef enum aflock_mode {
-    AFLOCK_EXCLUSIVE = 0,
-    AFLOCK_SHARED = 1
-} aflock_mode;
+typedef enum aflock_mode { AFLOCK_EXCLUSIVE = 0, AFLOCK_SHARED = 1 } aflock_mode;
 
 /* What is spoken on the path. One path, one protocol. */
 typedef enum aflock_protocol {
@@ -128,14 +125,14 @@ typedef enum aflock_io {
 
 /* Properties of a request; aflock_acquire_options.flags. */
 enum {
-    AFLOCK_CREATE = 1 << 0,          /* create a missing file (default) */
-    AFLOCK_MAKE_PARENTS = 1 << 1,    /* create missing parent directories (default); they stay */
-    AFLOCK_READ_ONLY = 1 << 2,       /* open for reading only; without: for reading and writing */
-    AFLOCK_FOLLOW = 1 << 3,          /* follow a symbolic link at the path; without: AFLOCK_ELOOP */
-    AFLOCK_DIRECTORY = 1 << 4,       /* accept a directory at the path, opened read-only; without: AFLOCK_EISDIR */
-    AFLOCK_INHERIT = 1 << 5,         /* without O_CLOEXEC: programs that the caller executes inherit the lock */
-    AFLOCK_TRUNCATE = 1 << 6,        /* once locked, truncate a file that is not empty */
-    AFLOCK_REPORT_CLOSE = 1 << 7     /* a failed close after a good unlock is reported in cleanup_errno */
+    AFLOCK_CREATE = 1 << 0,       /* create a missing file (default) */
+    AFLOCK_MAKE_PARENTS = 1 << 1, /* create missing parent directories (default); they stay */
+    AFLOCK_READ_ONLY = 1 << 2,    /* open for reading only; without: for reading and writing */
+    AFLOCK_FOLLOW = 1 << 3,       /* follow a symbolic link at the path; without: AFLOCK_ELOOP */
+    AFLOCK_DIRECTORY = 1 << 4,    /* accept a directory at the path, opened read-only; without: AFLOCK_EISDIR */
+    AFLOCK_INHERIT = 1 << 5,      /* without O_CLOEXEC: programs that the caller executes inherit the lock */
+    AFLOCK_TRUNCATE = 1 << 6,     /* once locked, truncate a file that is not empty */
+    AFLOCK_REPORT_CLOSE = 1 << 7  /* a failed close after a good unlock is reported in cleanup_errno */
 };
 
 #define AFLOCK_MODE_DEFAULT UINT32_MAX /* 0666 filtered by the umask or the directory's default ACL */
@@ -160,9 +157,9 @@ typedef void (*aflock_callback)(aflock *lock, const aflock_result *result, void 
 
 /* ------------------------------------------------------------------------------------------------- the library */
 
-AFLOCK_API const char *aflock_version(void);           /* "0.1.0"; any thread */
-AFLOCK_API const char *aflock_strerror(int status);    /* a message for any status; never NULL; any thread */
-AFLOCK_API const char *aflock_error_name(int status);  /* "AFLOCK_ETIMEDOUT"; "OK" for 0; any thread */
+AFLOCK_API const char *aflock_version(void);          /* "0.1.0"; any thread */
+AFLOCK_API const char *aflock_strerror(int status);   /* a message for any status; never NULL; any thread */
+AFLOCK_API const char *aflock_error_name(int status); /* "AFLOCK_ETIMEDOUT"; "OK" for 0; any thread */
 
 /* -------------------------------------------------------------------------------------------------- the context */
 
@@ -238,7 +235,7 @@ typedef struct aflock_dump_entry {
     int held;          /* 1: holds, 0: waits */
     uint32_t position; /* of a waiter in its queue, from 0 */
     uint32_t attempts;
-    uint64_t age;      /* ns since the acquire */
+    uint64_t age;       /* ns since the acquire */
     uint64_t remaining; /* ns until the deadline; AFLOCK_FOREVER */
 } aflock_dump_entry;
 AFLOCK_API int aflock_dump(aflock_ctx *ctx, int (*each)(const aflock_dump_entry *entry, void *user), void *user);
@@ -281,13 +278,13 @@ AFLOCK_API int aflock_set_poll_interval(aflock *lock, uint64_t interval);
 
 typedef struct aflock_acquire_options {
     size_t size;
-    uint64_t timeout;  /* ns; default AFLOCK_FOREVER; 0: exactly one attempt */
-    aflock_mode mode;  /* default AFLOCK_EXCLUSIVE */
-    uint32_t flags;    /* AFLOCK_CREATE | AFLOCK_MAKE_PARENTS by default */
-    void *owner;       /* default NULL: excludes everybody */
+    uint64_t timeout;    /* ns; default AFLOCK_FOREVER; 0: exactly one attempt */
+    aflock_mode mode;    /* default AFLOCK_EXCLUSIVE */
+    uint32_t flags;      /* AFLOCK_CREATE | AFLOCK_MAKE_PARENTS by default */
+    void *owner;         /* default NULL: excludes everybody */
     aflock_token *token; /* of the same context; default NULL */
-    uint32_t file_mode; /* permission bits: given to open, and set again once locked (EPERM and EACCES are ignored);
-                           default AFLOCK_MODE_DEFAULT */
+    uint32_t file_mode;  /* permission bits: given to open, and set again once locked (EPERM and EACCES are ignored);
+                            default AFLOCK_MODE_DEFAULT */
 
     /* Runs when the file is locked and before the request is answered, where attempts run (a worker thread, or the
      * loop's own); may read, write and sync `fd`. It must not call into the library. Non-zero (an errno) rolls the
@@ -345,7 +342,7 @@ AFLOCK_API int aflock_verify(aflock *lock, aflock_req req, aflock_callback callb
  * namespace). Asked where attempts run. [loop's thread] */
 typedef struct aflock_holder {
     size_t size;
-    int status;       /* 0, or why it could not be asked */
+    int status; /* 0, or why it could not be asked */
     int sys_errno;
     int held;         /* 1: somebody holds it, this process included */
     aflock_mode mode; /* of the holder named */

@@ -70,7 +70,7 @@ typedef struct aflock_loop {
 typedef struct aflock_executor {
     size_t size;
     void *self;
-    unsigned width;                                             /* jobs that may run at once; at least 1 */
+    unsigned width;                                               /* jobs that may run at once; at least 1 */
     int (*submit)(void *self, aflock_job *job, aflock_lane lane); /* [L] never blocks. 0: aflock_job_run or
                                                      aflock_job_drop will be called exactly once. May refuse */
     void (*close)(void *self, int forked); /* [L] never joins. Queued jobs of the try lane are dropped, those of the
@@ -103,6 +103,10 @@ AFLOCK_API int aflock_ctx_new(aflock_ctx **out, const aflock_host *host, const a
 /* The loop table of a context, for adapters to find their own data again (loop->self). NULL for NULL. Works in a forked
  * child too. */
 AFLOCK_API const aflock_loop *aflock_host_loop(const aflock_ctx *ctx);
+
+/* Whether this thread may work with the context now: 0, AFLOCK_EINVAL (NULL), AFLOCK_EFORKED, AFLOCK_ETHREAD,
+ * AFLOCK_EBUSY inside a callback. Any thread. */
+AFLOCK_API int aflock_host_check(const aflock_ctx *ctx);
 
 /* The time given to loop->timer has come; early calls are harmless. [L] */
 AFLOCK_API void aflock_host_timer(aflock_ctx *ctx);

@@ -1,0 +1,427 @@
+/* Protocols on the kernel's whole-file locks: `flock` (py-filelock's FileLock, portalocker's Lock, flock(1)) and `ofd`
+ * (open-file-description locks, flock(1) --fcntl).
+ *
+ * One attempt: open (creating the file and its parents if asked), lock without waiting, and check that the path still
+ * names the locked inode, because a peer may have unlinked it between the two. A contended descriptor is kept for the
+ * next attempt: closing it would wake everybody who listens for the holder's close. Contents and mode are touched only
+ * once the lock is held, nothing is ever unlinked, and a caller's own descriptor is only locked and unlocked.
+ */
+#include "locks/protocol.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+
+enum { REOPENS = 16 }; /* of a path that others replace under our hands, before it counts as contended */
+
+/* ------------------------------------------------------------------------------------------------------- the locks */
+
+/* 0, or errno; EWOULDBLOCK: contended. */
+static int lock(const afl_work *w, int fd, aflock_mode mode)
+{
+    int rc;
+    do {
+        if (w->protocol == &afl_protocol_ofd)
+            rc = w->sys->lock_ofd(fd, mode == AFLOCK_SHARED ? F_RDLCK : F_WRLCK);
+        else
+            rc = w->sys->flock(fd, (mode == AFLOCK_SHARED ? LOCK_SH : LOCK_EX) | LOCK_NB);
+    } while (rc != 0 && errno == EINTR); /* also happens without waiting */
+    if (rc == 0)
+        return 0;
+    return errno == EAGAIN || errno == EACCES ? EWOULDBLOCK : errno;
+}
+
+static int unlock(const afl_work *w, int fd)
+{
+    int rc;
+    do
+        rc = w->protocol == &afl_protocol_ofd ? w->sys->lock_ofd(fd, F_UNLCK) : w->sys->flock(fd, LOCK_UN);
+    while (rc != 0 && errno == EINTR);
+    return rc == 0 ? 0 : errno;
+}
+
+/* Closes our descriptor. Without the lock on it there is nothing to lose: an error is returned, not retried. */
+static int drop(afl_work *w)
+{
+    int fd = w->fd;
+    if (!w->path || fd < 0)
+        return 0;
+    w->fd = -1;
+    return w->sys->close(fd) == 0 || errno == EINTR ? 0 : errno;
+}
+
+static const char *lock_step(const afl_work *w)
+{
+    return w->protocol == &afl_protocol_ofd ? "fcntl" : "flock";
+}
+
+/* ---------------------------------------------------------------------------------------------------------- opening */
+
+static int open_flags(const afl_work *w)
+{
+    int flags = w->flags & AFLOCK_READ_ONLY ? O_RDONLY : O_RDWR;
+    flags |= O_NONBLOCK | O_NOCTTY; /* a FIFO must not block the open; regular files ignore it */
+    if (!(w->flags & AFLOCK_FOLLOW))
+        flags |= O_NOFOLLOW;
+    if (!(w->flags & AFLOCK_INHERIT))
+        flags |= O_CLOEXEC;
+    return flags;
+}
+
+/* Is the directory that would hold the path there? Then ENOENT from an O_CREAT was a passing one (FUSE, NFS). */
+static bool parent_exists(const afl_work *w)
+{
+    afl_identity id;
+    afl_fault fault;
+    return afl_identify_parent(w->sys, w->path, false, false, &id, &fault);
+}
+
+/* Opens for locking; creates what is allowed. Leaves w->fd, or false and the fault. */
+static bool open_file(afl_work *w, afl_fault *fault)
+{
+    int flags = open_flags(w), create = w->flags & AFLOCK_CREATE ? O_CREAT : 0;
+    mode_t mode = w->file_mode == AFLOCK_MODE_DEFAULT ? 0666 : (mode_t)(w->file_mode & 07777);
+    fault->step = "open";
+    for (int i = 0;; i++) {
+        w->fd = afl_open(w->sys, w->path, flags | create, mode);
+        if (w->fd >= 0)
+            return true;
+        fault->error = errno;
+        switch (fault->error) {
+        case EISDIR:
+            if (!(w->flags & AFLOCK_DIRECTORY))
+                return false;
+            flags = (flags & ~O_ACCMODE) | O_RDONLY;
+            create = 0;
+            break;
+        case EACCES: /* a sticky directory refuses O_CREAT on another user's file */
+        case EPERM:
+            if (!create)
+                return false;
+            create = 0;
+            break;
+        case ENOENT:
+            if (!create) {
+                if (!(w->flags & AFLOCK_CREATE) || flags & O_DIRECTORY)
+                    return false;
+                create = O_CREAT; /* it went after O_CREAT had been refused */
+            } else if (i == 0 && w->flags & AFLOCK_MAKE_PARENTS) {
+                if (!afl_make_parents(w->sys, w->path, fault))
+                    return false;
+                fault->step = "open";
+            } else if (!parent_exists(w)) {
+                fault->step = "open";
+                fault->error = ENOENT;
+                return false;
+            }
+            break;
+        default:
+            return false;
+        }
+        if (i == REOPENS)
+            return false;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------ the attempt */
+
+typedef enum { SAME, REPLACED, BROKEN } check_result;
+
+/* Is the locked descriptor a file that may be locked, and does the path name it? */
+static check_result check_file(afl_work *w)
+{
+    struct stat mine, there;
+    if (w->sys->fstat(w->fd, &mine) != 0) {
+        afl_work_fail(w, AFL_GRIP_NONE, "fstat", errno);
+        return BROKEN;
+    }
+    bool directory = S_ISDIR(mine.st_mode);
+    if (!S_ISREG(mine.st_mode) && !(directory && w->flags & AFLOCK_DIRECTORY)) {
+        afl_work_fail(w, AFL_GRIP_NONE, "open", directory ? EISDIR : ENXIO);
+        return BROKEN;
+    }
+    if (mine.st_nlink == 0)
+        return REPLACED;
+    if (w->sys->stat(w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) != 0) {
+        if (errno == ENOENT || errno == ENOTDIR || errno == ESTALE)
+            return REPLACED;
+        afl_work_fail(w, AFL_GRIP_NONE, "stat", errno);
+        return BROKEN;
+    }
+    if (mine.st_ino != there.st_ino || mine.st_dev != there.st_dev)
+        return REPLACED;
+    w->dev = mine.st_dev;
+    w->ino = mine.st_ino;
+    w->have = afl_needs(w->flags);
+    if (!directory)
+        w->have |= AFL_NEED_FILE;
+    return SAME;
+}
+
+/* Gives up a lock that is of no use, keeping the outcome and noting what went wrong with it. */
+static void undo(afl_work *w)
+{
+    int error = unlock(w, w->fd);
+    int closing = drop(w);
+    w->outcome.cleanup_errno = error ? error : closing;
+}
+
+/* Opens if need be. False: the outcome is there. */
+static bool have_descriptor(afl_work *w)
+{
+    if (w->fd >= 0 && (afl_needs(w->flags) & ~w->have) == 0)
+        return true;
+    drop(w);
+    if (w->inline_only) {
+        w->fd = w->sys->open_cached(w->path, open_flags(w));
+        w->not_inline = w->fd < 0;
+    } else {
+        afl_fault fault;
+        if (!open_file(w, &fault))
+            afl_work_fail(w, AFL_GRIP_NONE, fault.step, fault.error);
+    }
+    if (w->fd < 0)
+        return false;
+    w->have = afl_needs(w->flags);
+    return true;
+}
+
+static void try_path(afl_work *w)
+{
+    for (int i = 0; i < REOPENS; i++) {
+        bool kept = w->fd >= 0;
+        if (!have_descriptor(w))
+            return;
+        int error = lock(w, w->fd, w->mode);
+        if (error && error != EWOULDBLOCK) {
+            afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
+            w->outcome.cleanup_errno = drop(w);
+            return;
+        }
+        /* A fresh descriptor that is contended names the path well enough; a kept one may name a file that is gone. */
+        check_result result = error && !kept ? SAME : check_file(w);
+        if (result == SAME && error)
+            afl_work_contended(w, AFL_GRIP_KEPT);
+        else if (result == SAME)
+            afl_work_won(w);
+        else if (result == BROKEN)
+            undo(w);
+        if (result != REPLACED)
+            return;
+        drop(w); /* unlocks: nothing else has this descriptor */
+    }
+    afl_work_contended(w, AFL_GRIP_NONE);
+}
+
+static void try_descriptor(afl_work *w)
+{
+    int error = lock(w, w->fd, w->mode);
+    w->have = UINT32_MAX;
+    if (error == EWOULDBLOCK)
+        afl_work_contended(w, AFL_GRIP_NONE);
+    else if (error)
+        afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
+    else
+        afl_work_won(w);
+}
+
+/* ------------------------------------------------------------------------------------------- adopt, release, the rest
+ */
+
+static bool convert_to_shared(afl_work *w)
+{
+    int error = lock(w, w->fd, AFLOCK_SHARED);
+    if (!error)
+        return true;
+    /* The kernel has dropped the exclusive lock before it failed to get the shared one. */
+    if (error == EWOULDBLOCK)
+        afl_work_contended(w, w->path ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
+    else
+        afl_work_fail(w, AFL_GRIP_HELD, lock_step(w), error);
+    return false;
+}
+
+static bool still_named(const afl_work *w)
+{
+    struct stat there;
+    if (!w->path)
+        return true;
+    return w->sys->stat(w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) == 0 && there.st_dev == w->dev &&
+           there.st_ino == w->ino;
+}
+
+/* Mode, truncation, on_acquired. False: the outcome is there. */
+static bool serve_wishes(afl_work *w)
+{
+    struct stat st;
+    if (w->path && w->file_mode != AFLOCK_MODE_DEFAULT && w->sys->fchmod(w->fd, (mode_t)w->file_mode & 07777) != 0 &&
+        errno != EPERM && errno != EACCES) {
+        afl_work_fail(w, AFL_GRIP_HELD, "fchmod", errno);
+        return false;
+    }
+    if (w->path && w->flags & AFLOCK_TRUNCATE) {
+        if (w->sys->fstat(w->fd, &st) != 0) {
+            afl_work_fail(w, AFL_GRIP_HELD, "fstat", errno);
+            return false;
+        }
+        if (S_ISREG(st.st_mode) && st.st_size > 0 && w->sys->ftruncate(w->fd, 0) != 0) {
+            afl_work_fail(w, AFL_GRIP_HELD, "ftruncate", errno);
+            return false;
+        }
+    }
+    int refused = w->on_acquired ? w->on_acquired(w->fd, w->on_acquired_user) : 0;
+    if (refused) {
+        afl_work_fail(w, AFL_GRIP_HELD, "on_acquired", refused);
+        w->outcome.status = AFLOCK_EREFUSED;
+        return false;
+    }
+    return true;
+}
+
+static void adopt(afl_work *w)
+{
+    if (w->convert && !convert_to_shared(w))
+        return;
+    if (w->verify && !still_named(w))
+        afl_work_contended(w, AFL_GRIP_HELD);
+    else if (atomic_load(&w->left) || serve_wishes(w))
+        afl_work_won(w);
+}
+
+static void give_up(afl_work *w)
+{
+    int error = unlock(w, w->fd);
+    if (error) {
+        afl_work_fail(w, AFL_GRIP_HELD, "unlock", error);
+        return;
+    }
+    error = drop(w);
+    w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
+    if (w->flags & AFLOCK_REPORT_CLOSE)
+        w->outcome.cleanup_errno = error;
+}
+
+static void run(afl_work *w)
+{
+    w->not_inline = false;
+    switch (w->op) {
+    case AFL_OP_TRY:
+        if (w->path)
+            try_path(w);
+        else
+            try_descriptor(w);
+        break;
+    case AFL_OP_ADOPT:
+        adopt(w);
+        break;
+    case AFL_OP_RELEASE:
+        give_up(w);
+        break;
+    default: /* WITHDRAW: a kept descriptor has no lock on it */
+        drop(w);
+        w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
+    }
+}
+
+static void reconcile(afl_work *w)
+{
+    if (w->fd >= 0 && w->path) {
+        unlock(w, w->fd);
+        drop(w);
+    }
+}
+
+static void abandon(afl_work *w)
+{
+    drop(w); /* a close in a child leaves the parent's lock alone; an unlock would not */
+}
+
+/* ------------------------------------------------------------------------------------------------------- questions */
+
+static void query_fail(afl_query *q, const char *step, int error)
+{
+    q->status = afl_status_of(error);
+    q->sys_errno = error;
+    q->step = step;
+}
+
+static void verify(afl_query *q)
+{
+    struct stat there;
+    if (q->sys->stat(q->path, &there, q->follow) != 0) {
+        query_fail(q, "stat", errno);
+        if (q->sys_errno == ENOENT)
+            q->status = AFLOCK_EREPLACED;
+    } else if (there.st_dev != q->dev || there.st_ino != q->ino) {
+        q->status = AFLOCK_EREPLACED;
+        q->step = "stat";
+    }
+}
+
+typedef struct lock_search {
+    afl_query *query;
+    const char *kind, *device;
+} lock_search;
+
+/* A line of /proc/locks, see proc(5): "1: FLOCK  ADVISORY  WRITE 708 08:01:13567 0 EOF"; "->" marks a waiter. */
+static bool lock_line(char *text, void *user)
+{
+    lock_search *search = user;
+    afl_query *q = search->query;
+    char kind[16], access[16];
+    unsigned major, minor;
+    long long pid;
+    unsigned long long ino;
+    if (sscanf(text, "%*s %15s %*s %15s %lld %x:%x:%llu", kind, access, &pid, &major, &minor, &ino) != 6)
+        return true;
+    char device[32];
+    snprintf(device, sizeof device, "%u:%u", major, minor);
+    if (strcmp(kind, search->kind) != 0 || ino != q->ino || strcmp(device, search->device) != 0)
+        return true;
+    q->held = 1;
+    q->count++;
+    if (q->count == 1 || q->pid <= 0) {
+        q->pid = pid > 0 ? pid : 0;
+        q->mode = strcmp(access, "WRITE") == 0 ? AFLOCK_EXCLUSIVE : AFLOCK_SHARED;
+    }
+    return true;
+}
+
+static void inspect(afl_query *q)
+{
+    afl_identity id;
+    char device[32];
+    int fd = q->fd;
+    if (q->path)
+        fd = afl_open(q->sys, q->path, O_PATH | O_CLOEXEC | (q->follow ? 0 : O_NOFOLLOW), 0);
+    if (fd < 0) {
+        if (errno != ENOENT) /* nothing there: nobody holds it */
+            query_fail(q, "open", errno);
+        return;
+    }
+    if (q->sys->identify(fd, &id) != 0) {
+        query_fail(q, "stat", errno);
+    } else {
+        q->ino = id.ino;
+        afl_classify_mount(q->sys, id.mount, device); /* the device as /proc/locks prints it; btrfs has others too */
+        if (!device[0])
+            snprintf(device, sizeof device, "%u:%u", (unsigned)(id.dev >> 32), (unsigned)id.dev);
+        lock_search search = {q, q->protocol == &afl_protocol_ofd ? "OFDLCK" : "FLOCK", device};
+        int error = afl_read_lines(q->sys, "/proc/locks", lock_line, &search);
+        if (error)
+            query_fail(q, "read /proc/locks", error);
+    }
+    if (q->path)
+        q->sys->close(fd);
+}
+
+#define KERNEL_PROTOCOL(text)                                                                        \
+    {                                                                                                \
+        .name = text, .hand_on = true, .notify = AFLOCK_ON_FILE, .run = run, .reconcile = reconcile, \
+        .abandon = abandon, .verify = verify, .inspect = inspect                                     \
+    }
+const afl_protocol afl_protocol_flock = KERNEL_PROTOCOL("native");
+const afl_protocol afl_protocol_ofd = KERNEL_PROTOCOL("ofd");

@@ -1,0 +1,26 @@
+/* What all protocols share: how an operation ends, and what a request's flags ask of a descriptor. */
+#include "locks/protocol.h"
+
+uint32_t afl_needs(uint32_t flags)
+{
+    return (flags & AFLOCK_READ_ONLY ? 0u : AFL_NEED_WRITE) | (flags & AFLOCK_FOLLOW ? 0u : AFL_NEED_NOFOLLOW) |
+           (flags & AFLOCK_INHERIT ? AFL_NEED_INHERIT : AFL_NEED_CLOEXEC) |
+           (flags & AFLOCK_DIRECTORY ? 0u : AFL_NEED_FILE);
+}
+
+void afl_work_won(afl_work *w)
+{
+    w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_HELD, .have = w->have};
+}
+
+void afl_work_contended(afl_work *w, afl_grip grip)
+{
+    afl_answer answer = grip == AFL_GRIP_PENDING ? AFL_PENDING : AFL_CONTENDED;
+    w->outcome = (afl_outcome){.answer = answer, .grip = grip};
+}
+
+void afl_work_fail(afl_work *w, afl_grip grip, const char *step, int error)
+{
+    w->outcome = (afl_outcome){
+        .answer = AFL_ERROR, .grip = grip, .status = afl_status_of(error), .sys_errno = error, .step = step};
+}

@@ -1,0 +1,117 @@
+/* What the runtime and a lock protocol say to each other.
+ *
+ * A protocol is a table. Its `run` does one operation of the machine on the file system: it takes everything from the
+ * afl_work, leaves everything in it, and never looks at anything else, because it may run on a worker thread while the
+ * loop's thread goes on, and because a work whose context is gone has to be finished by the worker alone (`reconcile`).
+ * A protocol that needs no thread (it talks over a socket that the loop watches) has `start` instead of `run`: it is
+ * called on the loop's thread, must not block, and calls afl_work_done later or at once.
+ */
+#ifndef AFL_PROTOCOL_H
+#define AFL_PROTOCOL_H
+
+#include "machine/machine.h"
+#include "sys/files.h"
+
+#include <aflock/host.h>
+#include <stdatomic.h>
+
+typedef struct afl_work afl_work;
+typedef struct afl_query afl_query;
+
+/* Properties of a descriptor (afl_request.need, afl_path.have). */
+enum {
+    AFL_NEED_WRITE = 1,    /* open for writing */
+    AFL_NEED_NOFOLLOW = 2, /* was not reached through a symbolic link */
+    AFL_NEED_CLOEXEC = 4,
+    AFL_NEED_INHERIT = 8,
+    AFL_NEED_FILE = 16 /* not a directory */
+};
+
+typedef struct afl_protocol {
+    const char *name;
+    bool hand_on;           /* a hold can pass to another request without giving the file up */
+    unsigned notify;        /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
+    uint64_t beat_interval; /* of a pending claim; 0: none */
+    size_t state_size;      /* memory of its own per path, zeroed: afl_work.state */
+
+    void (*run)(afl_work *w);       /* [W or L] does w->op, fills in w->outcome */
+    void (*start)(afl_work *w);     /* [L] instead of run */
+    void (*stop)(afl_work *w);      /* [L] with start: the context goes away; end what is under way, undo */
+    void (*reconcile)(afl_work *w); /* [W or L] gives back all that w has; nobody will ask again */
+    void (*abandon)(afl_work *w);   /* in a forked child: close what was inherited, touch nothing else */
+    void (*verify)(afl_query *q);   /* [W or L] does the path name what is held? */
+    void (*inspect)(afl_query *q);  /* [W or L] who holds it? */
+} afl_protocol;
+
+/* One path's operation. The memory stays with the path from one operation to the next, and so does what the protocol
+ * has: at most one operation is in flight. */
+struct afl_work {
+    /* the order; set by the runtime */
+    const afl_protocol *protocol;
+    const afl_sys *sys;
+    afl_op op;
+    const char *path; /* absolute; NULL: the descriptor is the caller's */
+    bool inline_only; /* must not sleep: set not_inline instead of doing what could */
+    bool verify, convert;
+    aflock_mode mode;
+    uint32_t flags;     /* AFLOCK_CREATE ... */
+    uint32_t file_mode; /* AFLOCK_MODE_DEFAULT */
+    int (*on_acquired)(int fd, void *user);
+    void *on_acquired_user;
+    atomic_bool left; /* the request has gone meanwhile: no need to serve its wishes */
+
+    /* what came of it; set by the protocol */
+    afl_outcome outcome;
+    bool not_inline;
+
+    /* what the protocol has; common to the protocols on descriptors */
+    int fd;        /* locked, or kept between attempts; -1 */
+    uint32_t have; /* properties of fd */
+    uint64_t dev, ino;
+    void *state;
+};
+
+/* A question about a path; the same thread rules as afl_work. */
+struct afl_query {
+    const afl_protocol *protocol;
+    const afl_sys *sys;
+    const char *path; /* NULL: a caller's descriptor */
+    bool follow;
+    int fd; /* verify: the held descriptor; inspect: a caller's descriptor, or -1 */
+    uint64_t dev, ino;
+
+    int status, sys_errno;
+    const char *step;
+    int held;
+    aflock_mode mode;
+    int64_t pid;
+    uint32_t count;
+};
+
+extern const afl_protocol afl_protocol_flock;
+extern const afl_protocol afl_protocol_ofd;
+
+/* An open lock in a protocol that has no public number; for back ends that bring their own. */
+int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl_protocol *protocol,
+                      const aflock_options *options);
+
+/* [L] The operation that `start` began is done; w->outcome is filled in. Never from inside a callback of the user. */
+void afl_work_done(afl_work *w);
+
+/* [L] Watching a descriptor for a protocol with `start`; ready runs on the loop's thread. */
+typedef struct afl_watcher {
+    aflock_watch watch; /* first: afl_watcher is found from it */
+    void (*ready)(struct afl_watcher *w, unsigned events);
+} afl_watcher;
+int afl_work_watch(afl_work *w, afl_watcher *watcher);
+void afl_work_unwatch(afl_work *w, afl_watcher *watcher);
+
+/* The properties that a request with these flags (AFLOCK_CREATE ...) needs. */
+uint32_t afl_needs(uint32_t flags);
+
+/* How an operation ends. */
+void afl_work_won(afl_work *w);
+void afl_work_contended(afl_work *w, afl_grip grip);
+void afl_work_fail(afl_work *w, afl_grip grip, const char *step, int error);
+
+#endif

@@ -1,0 +1,334 @@
+/* Attempts: carries out what the machine asks for, on the loop's thread or through the executor.
+ *
+ * Each place has one attempt, made with it, that serves all its operations in turn, because at most one is in flight.
+ * Where an operation runs: POOL and INLINE force it. AUTO runs on the loop's thread what cannot sleep: on a local file
+ * system a look-up that the kernel answers from its cache, lock, unlock and close; the rest goes to the executor.
+ */
+#include "runtime/runtime.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void dispatch(afl_place *p);
+
+/* ---------------------------------------------------------------------------------------------------------- memory */
+
+static void run_job(aflock_job *job);
+static void finish_job(aflock_ctx *ctx, aflock_job *job);
+static void orphan_job(aflock_job *job);
+
+afl_attempt *afl_attempt_new(afl_place *p)
+{
+    afl_attempt *t = calloc(1, sizeof *t + p->protocol->state_size); /* a worker may be the last to use it */
+    if (!t)
+        return NULL;
+    t->job.run = run_job;
+    t->job.finish = finish_job;
+    t->job.orphan = orphan_job;
+    t->place = p;
+    t->work.protocol = p->protocol;
+    t->work.sys = p->ctx->sys;
+    t->work.fd = -1;
+    t->work.state = p->protocol->state_size ? t + 1 : NULL;
+    return t;
+}
+
+void afl_attempt_free(afl_attempt *t)
+{
+    free(t);
+}
+
+/* ----------------------------------------------------------------------------------------------- what came of it */
+
+static void trace_outcome(aflock_ctx *ctx, const afl_place *p, const afl_outcome *o)
+{
+    if (!ctx->options.trace)
+        return;
+    const char *path = p->attempt->spelling->text;
+    if (p->path.op == AFL_OP_TRY && (o->answer == AFL_CONTENDED || o->answer == AFL_PENDING))
+        afl_trace(ctx, AFLOCK_TRACE_CONTENDED, NULL, path, 0);
+    if (p->path.op == AFL_OP_RELEASE)
+        afl_trace(ctx, AFLOCK_TRACE_UNLOCKED, NULL, path, o->answer == AFL_ERROR ? o->sys_errno : 0);
+}
+
+/* Tells the machine. The place may be gone afterwards. */
+static void complete(afl_place *p)
+{
+    aflock_ctx *ctx = p->ctx;
+    const afl_outcome *o = &p->attempt->work.outcome;
+    uint64_t now = ctx->now = afl_now(ctx), pause = p->path.pause_until;
+    bool undo = p->path.op == AFL_OP_RELEASE || p->path.op == AFL_OP_WITHDRAW;
+    trace_outcome(ctx, p, o);
+    if (undo && o->answer == AFL_ERROR && !p->path.releaser)
+        afl_log(ctx, AFLOCK_LOG_ERROR, "%s: %s: %s; trying again", p->attempt->spelling->text, o->step,
+                strerror(o->sys_errno));
+    afl_machine_done(&ctx->machine, &p->path, o, now);
+    if (p->path.pause_until != pause)
+        afl_trace(ctx, AFLOCK_TRACE_PAUSE, NULL, p->attempt->spelling->text, (int64_t)(p->path.pause_until - now));
+    afl_place_tidy(p);
+}
+
+void afl_work_done(afl_work *w)
+{
+    afl_attempt *t = AFL_CONTAINER(afl_attempt, work, w);
+    aflock_ctx *ctx = t->place->ctx;
+    complete(t->place);
+    afl_settle(ctx);
+}
+
+/* The operation could not even begin: what was ours stays as it is. */
+static void fail(afl_place *p, int status, const char *step, int error)
+{
+    afl_work *w = &p->attempt->work;
+    afl_work_fail(w, (afl_grip)p->path.grip, step, error);
+    w->outcome.status = status;
+    complete(p);
+}
+
+/* ------------------------------------------------------------------------------------------------- where a path leads
+ */
+
+static bool identify(afl_attempt *t, bool cached)
+{
+    afl_work *w = &t->work;
+    t->fault = (afl_fault){NULL, 0};
+    if (w->path)
+        return afl_identify_parent(w->sys, w->path, cached, w->flags & AFLOCK_MAKE_PARENTS, &t->where, &t->fault);
+    if (w->sys->identify(w->fd, &t->where) == 0)
+        return true;
+    t->fault = (afl_fault){"stat", errno};
+    return false;
+}
+
+/* The place's attempt found out where its path leads. False: nothing is left to do for this operation. */
+static bool resolved(afl_place *p)
+{
+    p->kind = p->attempt->kind;
+    return afl_place_resolved(p, &p->attempt->where, p->ctx->now);
+}
+
+/* ------------------------------------------------------------------------------------------------------ the executor
+ */
+
+/* [W] */
+static void run_job(aflock_job *job)
+{
+    afl_attempt *t = AFL_CONTAINER(afl_attempt, job, job);
+    if (!t->resolve) {
+        t->work.protocol->run(&t->work);
+        return;
+    }
+    t->kind = AFL_CLASS_UNKNOWN;
+    if (identify(t, false))
+        t->kind = afl_classify_mount(t->work.sys, t->where.mount, NULL);
+}
+
+/* [W or L] */
+static void orphan_job(aflock_job *job)
+{
+    afl_attempt *t = AFL_CONTAINER(afl_attempt, job, job);
+    t->work.protocol->reconcile(&t->work);
+    afl_spelling_unref(t->spelling);
+    afl_attempt_free(t);
+}
+
+static void finish_job(aflock_ctx *ctx, aflock_job *job)
+{
+    afl_attempt *t = AFL_CONTAINER(afl_attempt, job, job);
+    afl_place *p = t->place;
+    afl_admission_returned(ctx, job);
+    afl_spelling_unref(t->spelling);
+    if (job->dropped) {
+        fail(p, AFLOCK_ESYS, "executor", ECANCELED);
+    } else if (!t->resolve) {
+        complete(p);
+    } else if (t->fault.error) {
+        fail(p, afl_status_of(t->fault.error), t->fault.step, t->fault.error);
+    } else {
+        t->resolve = false;
+        afl_mount_learn(ctx, &t->where, t->kind);
+        if (resolved(p))
+            dispatch(p);
+    }
+}
+
+static void send(afl_place *p)
+{
+    afl_attempt *t = p->attempt;
+    aflock_ctx *ctx = p->ctx;
+    if (ctx->trying && p->path.op_for == &ctx->trying->request) {
+        fail(p, AFLOCK_ENOTINLINE, NULL, 0);
+        return;
+    }
+    t->work.inline_only = false;
+    atomic_fetch_add(&t->spelling->refs, 1);
+    afl_trace(ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 0);
+    bool undo = t->work.op == AFL_OP_RELEASE || t->work.op == AFL_OP_WITHDRAW;
+    afl_admission_submit(ctx, &t->job, p->device, undo ? AFLOCK_LANE_RELEASE : AFLOCK_LANE_TRY);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ inline
+ */
+
+static void run_here(afl_place *p, bool inline_only)
+{
+    afl_attempt *t = p->attempt;
+    afl_trace(p->ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 1);
+    t->work.inline_only = inline_only;
+    t->work.not_inline = false;
+    t->work.protocol->run(&t->work);
+    if (t->work.not_inline)
+        send(p);
+    else
+        complete(p);
+}
+
+static void resolve_and_run_here(afl_place *p)
+{
+    afl_attempt *t = p->attempt;
+    if (!p->resolved && !identify(t, false)) {
+        fail(p, afl_status_of(t->fault.error), t->fault.step, t->fault.error);
+        return;
+    }
+    if (p->resolved || resolved(p))
+        run_here(p, false);
+}
+
+/* AUTO: what can sleep goes to the executor. */
+static void dispatch_auto(afl_place *p)
+{
+    afl_attempt *t = p->attempt;
+    const afl_work *w = &t->work;
+    if (!p->resolved) {
+        bool known = identify(t, true);
+        if (known)
+            t->kind = afl_mount_known(p->ctx, &t->where, &known);
+        if (!known) {
+            t->resolve = true;
+            send(p);
+            return;
+        }
+        if (!resolved(p))
+            return;
+    }
+    bool wishes = w->op == AFL_OP_ADOPT && p->path.op_for && p->path.op_for->adopt;
+    if (p->kind != AFL_CLASS_LOCAL || wishes)
+        send(p);
+    else
+        run_here(p, true);
+}
+
+/* A pool lock on the path keeps all file-system calls for it off the loop's thread. */
+static aflock_io io_of(const afl_place *p)
+{
+    if (p->io_locks[AFLOCK_IO_POOL])
+        return AFLOCK_IO_POOL;
+    if (p->path.op_for)
+        return AFL_CONTAINER(afl_entry, request, p->path.op_for)->lock->io;
+    return p->io_locks[AFLOCK_IO_INLINE] ? AFLOCK_IO_INLINE : AFLOCK_IO_AUTO;
+}
+
+static void dispatch(afl_place *p)
+{
+    if (p->protocol->start) {
+        p->protocol->start(&p->attempt->work);
+        return;
+    }
+    switch (io_of(p)) {
+    case AFLOCK_IO_INLINE:
+        resolve_and_run_here(p);
+        break;
+    case AFLOCK_IO_POOL:
+        p->attempt->resolve = !p->resolved;
+        send(p);
+        break;
+    case AFLOCK_IO_AUTO:
+        dispatch_auto(p);
+        break;
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------------------- the orders
+ */
+
+static void take_order(afl_place *p, const afl_action *a)
+{
+    afl_attempt *t = p->attempt;
+    afl_work *w = &t->work;
+    w->op = a->op;
+    w->verify = a->verify;
+    w->convert = a->convert;
+    t->resolve = false;
+    atomic_store_explicit(&w->left, false, memory_order_relaxed);
+    if (a->request) {
+        const afl_entry *e = AFL_CONTAINER(afl_entry, request, a->request);
+        const afl_extras *x = e->extras;
+        w->mode = (aflock_mode)e->request.mode;
+        w->flags = e->flags;
+        w->file_mode = x ? x->file_mode : AFLOCK_MODE_DEFAULT;
+        w->on_acquired = x ? x->on_acquired : NULL;
+        w->on_acquired_user = x ? x->on_acquired_user : NULL;
+        t->spelling = e->lock->spelling;
+        w->path = p->caller_fd >= 0 ? NULL : t->spelling->text;
+    } else if (p->path.releaser) {
+        uint32_t report = AFL_CONTAINER(afl_entry, request, p->path.releaser)->flags & AFLOCK_REPORT_CLOSE;
+        w->flags = (w->flags & ~(uint32_t)AFLOCK_REPORT_CLOSE) | report;
+    }
+}
+
+static void listen_to(afl_place *p)
+{
+    aflock_ctx *ctx = p->ctx;
+    p->notify.fd = p->attempt->work.fd;
+    p->notify.what = p->protocol->notify;
+    p->notifying = ctx->notifier->add(ctx->notifier->self, &p->notify) == 0;
+    if (!p->notifying)
+        afl_log(ctx, AFLOCK_LOG_INFO, "%s: changes cannot be listened for; polling", p->attempt->spelling->text);
+    afl_machine_watched(&ctx->machine, &p->path, p->notifying, ctx->now);
+}
+
+void afl_place_unlisten(afl_place *p)
+{
+    if (p->notifying)
+        p->ctx->notifier->del(p->ctx->notifier->self, &p->notify);
+    p->notifying = false;
+}
+
+void afl_attempts_pump(aflock_ctx *ctx)
+{
+    if (ctx->pumping)
+        return; /* called by what an operation did; the loop below goes on */
+    ctx->pumping = true;
+    afl_action a;
+    while (afl_machine_next(&ctx->machine, ctx->now, &a)) {
+        afl_place *p = AFL_CONTAINER(afl_place, path, a.path);
+        if (a.op == AFL_OP_WATCH) {
+            listen_to(p);
+        } else if (a.op == AFL_OP_UNWATCH) {
+            afl_place_unlisten(p);
+        } else {
+            take_order(p, &a);
+            dispatch(p);
+        }
+    }
+    ctx->pumping = false;
+}
+
+void afl_attempt_note_left(afl_place *p)
+{
+    if (p->path.op && !p->path.op_for)
+        atomic_store(&p->attempt->work.left, true);
+}
+
+int afl_work_watch(afl_work *w, afl_watcher *watcher)
+{
+    const aflock_loop *loop = AFL_CONTAINER(afl_attempt, work, w)->place->ctx->loop;
+    return loop->watch(loop->self, &watcher->watch);
+}
+
+void afl_work_unwatch(afl_work *w, afl_watcher *watcher)
+{
+    const aflock_loop *loop = AFL_CONTAINER(afl_attempt, work, w)->place->ctx->loop;
+    loop->unwatch(loop->self, &watcher->watch);
+}

@@ -1,0 +1,214 @@
+/* Errands: questions about a path that touch the file system (verify, inspect). They run where attempts run, and are
+ * answered from a turn like everything else. They do not go through the machine: they change nothing. */
+#include "runtime/runtime.h"
+
+#include <stdlib.h>
+
+static void run_errand(aflock_job *job)
+{
+    afl_query *q = &AFL_CONTAINER(afl_errand, job, job)->query;
+    if (AFL_CONTAINER(afl_errand, job, job)->verified)
+        q->protocol->verify(q);
+    else
+        q->protocol->inspect(q);
+}
+
+static void finish_errand(aflock_ctx *ctx, aflock_job *job)
+{
+    afl_errand *e = AFL_CONTAINER(afl_errand, job, job);
+    afl_admission_returned(ctx, job);
+    if (job->dropped) {
+        e->query.status = AFLOCK_ESYS;
+        e->query.step = "executor";
+    }
+    e->done = true;
+}
+
+static void free_errand(afl_errand *e)
+{
+    afl_spelling_unref(e->spelling);
+    free(e);
+}
+
+static void orphan_errand(aflock_job *job)
+{
+    free_errand(AFL_CONTAINER(afl_errand, job, job));
+}
+
+static void unlink_errand(aflock_ctx *ctx, afl_errand *e)
+{
+    *(e->prev ? &e->prev->next : &ctx->errands) = e->next;
+    if (e->next)
+        e->next->prev = e->prev;
+}
+
+afl_errand *afl_errand_next(const aflock_ctx *ctx)
+{
+    afl_errand *e = ctx->errands;
+    while (e && !e->done)
+        e = e->next;
+    return e;
+}
+
+static void tell(afl_errand *e)
+{
+    const afl_query *q = &e->query;
+    if (e->verified) {
+        aflock_result r = {.size = sizeof r,
+                           .status = q->status,
+                           .sys_errno = q->sys_errno,
+                           .fd = q->fd,
+                           .req = e->req,
+                           .step = q->step,
+                           .path = e->spelling->text};
+        e->verified(e->lock, &r, e->user);
+        return;
+    }
+    aflock_holder h = {.size = sizeof h,
+                       .status = q->status,
+                       .sys_errno = q->sys_errno,
+                       .held = q->held,
+                       .mode = q->mode,
+                       .pid = q->pid,
+                       .count = q->count};
+    e->inspected(e->lock, &h, e->user);
+}
+
+/* Ends an errand and calls back from a copy. While a worker still uses the errand (running), only what does not change
+ * is read, and the worker frees it. */
+static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool running)
+{
+    afl_errand copy = {.lock = e->lock,
+                       .spelling = e->spelling,
+                       .req = e->req,
+                       .verified = e->verified,
+                       .inspected = e->inspected,
+                       .user = e->user,
+                       .query = {.fd = -1}};
+    aflock *lock = copy.lock;
+    if (!running)
+        copy.query = e->query;
+    if (status)
+        copy.query.status = status;
+    atomic_fetch_add(&copy.spelling->refs, 1);
+    unlink_errand(ctx, e);
+    if (!running)
+        free_errand(e);
+    lock->active--;
+    lock->pinned++;
+    ctx->in_callback = true;
+    tell(&copy);
+    ctx->in_callback = false;
+    lock->pinned--;
+    afl_spelling_unref(copy.spelling);
+    afl_lock_tidy(lock);
+}
+
+void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e)
+{
+    answer_errand(ctx, e, 0, false);
+}
+
+void afl_errands_end(aflock_ctx *ctx)
+{
+    while (ctx->errands) {
+        afl_errand *e = ctx->errands;
+        bool running = !e->done && !afl_admission_unqueue(ctx, &e->job);
+        answer_errand(ctx, e, e->done ? 0 : AFLOCK_ECLOSED, running);
+    }
+}
+
+/* --------------------------------------------------------------------------------------------------------- asking */
+
+static int enter(aflock *lock)
+{
+    if (!lock)
+        return AFLOCK_EINVAL;
+    int status = afl_enter(lock->ctx);
+    if (status)
+        return status;
+    return lock->closing || lock->ctx->closing ? AFLOCK_ECLOSED : 0;
+}
+
+static afl_errand *errand_new(aflock *lock, void *user)
+{
+    aflock_ctx *ctx = lock->ctx;
+    afl_errand *e = calloc(1, sizeof *e); /* a worker may be the last to use it */
+    if (!e)
+        return NULL;
+    e->job.run = run_errand;
+    e->job.finish = finish_errand;
+    e->job.orphan = orphan_errand;
+    e->lock = lock;
+    e->user = user;
+    e->spelling = lock->spelling;
+    atomic_fetch_add(&e->spelling->refs, 1);
+    afl_query *q = &e->query;
+    q->protocol = lock->place->protocol;
+    q->sys = ctx->sys;
+    q->path = lock->place->caller_fd >= 0 ? NULL : e->spelling->text;
+    q->fd = lock->place->caller_fd;
+    e->next = ctx->errands;
+    if (e->next)
+        e->next->prev = e;
+    ctx->errands = e;
+    lock->active++;
+    return e;
+}
+
+static void send_errand(aflock *lock, afl_errand *e)
+{
+    if (lock->io == AFLOCK_IO_INLINE && !lock->place->io_locks[AFLOCK_IO_POOL]) {
+        run_errand(&e->job);
+        e->done = true;
+    } else {
+        afl_admission_submit(lock->ctx, &e->job, lock->place->device, AFLOCK_LANE_TRY);
+    }
+    afl_settle(lock->ctx);
+}
+
+int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *user)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (!callback)
+        return AFLOCK_EINVAL;
+    if (!lock->place->protocol->verify || lock->place->caller_fd >= 0)
+        return AFLOCK_ENOTSUP;
+    afl_entry *held = afl_entry_of(lock->ctx, req);
+    if (!held || held->lock != lock)
+        return AFLOCK_ESTALE;
+    if (held->request.state != AFL_HELD)
+        return AFLOCK_ENOTHELD;
+    afl_errand *e = errand_new(lock, user);
+    if (!e)
+        return AFLOCK_ENOMEM;
+    const afl_work *w = &lock->place->attempt->work;
+    e->verified = callback;
+    e->req = req;
+    e->query.fd = w->fd;
+    e->query.dev = w->dev;
+    e->query.ino = w->ino;
+    e->query.follow = (held->flags & AFLOCK_FOLLOW) != 0;
+    send_errand(lock, e);
+    return 0;
+}
+
+int aflock_inspect(aflock *lock, aflock_inspected callback, void *user)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (!callback)
+        return AFLOCK_EINVAL;
+    if (!lock->place->protocol->inspect)
+        return AFLOCK_ENOTSUP;
+    afl_errand *e = errand_new(lock, user);
+    if (!e)
+        return AFLOCK_ENOMEM;
+    e->inspected = callback;
+    e->query.follow = true;
+    send_errand(lock, e);
+    return 0;
+}

@@ -1,0 +1,544 @@
+/* The public functions on locks and requests: arguments are checked here, what is asked for goes to the machine, and
+ * afl_settle carries out what follows. */
+#include "runtime/runtime.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+enum { SLAB = 64, MIN_POLL = 1000, MODE_BITS = 07777 };
+
+/* -------------------------------------------------------------------------------------------------------- entries */
+
+afl_entry *afl_entry_of(aflock_ctx *ctx, aflock_req req)
+{
+    uint32_t index = (uint32_t)req.id - 1;
+    if (index / SLAB >= ctx->slab_count)
+        return NULL;
+    afl_entry *e = &ctx->slabs[index / SLAB][index % SLAB];
+    return e->lock && e->generation == (uint32_t)(req.id >> 32) ? e : NULL;
+}
+
+aflock_req afl_entry_name(const afl_entry *e)
+{
+    return (aflock_req){(uint64_t)e->generation << 32 | (e->index + 1)};
+}
+
+static bool more_entries(aflock_ctx *ctx)
+{
+    afl_entry **slabs = afl_reallocate(ctx, ctx->slabs, (ctx->slab_count + 1) * sizeof *slabs);
+    if (!slabs)
+        return false;
+    ctx->slabs = slabs;
+    afl_entry *slab = afl_allocate(ctx, SLAB * sizeof *slab);
+    if (!slab)
+        return false;
+    for (uint32_t i = SLAB; i-- > 0;) {
+        slab[i].index = (uint32_t)ctx->slab_count * SLAB + i;
+        slab[i].free_next = ctx->free_entries;
+        ctx->free_entries = &slab[i];
+    }
+    ctx->slabs[ctx->slab_count++] = slab;
+    return true;
+}
+
+static afl_entry *entry_new(aflock_ctx *ctx)
+{
+    if (!ctx->free_entries && !more_entries(ctx))
+        return NULL;
+    afl_entry *e = ctx->free_entries;
+    ctx->free_entries = e->free_next;
+    e->extras = NULL;
+    return e;
+}
+
+void afl_entry_free(aflock_ctx *ctx, afl_entry *e)
+{
+    if (e->extras) {
+        afl_entry_detach(ctx, e);
+        e->extras->next = ctx->free_extras;
+        ctx->free_extras = e->extras;
+        e->extras = NULL;
+    }
+    e->lock = NULL;
+    e->generation++;
+    e->free_next = ctx->free_entries;
+    ctx->free_entries = e;
+}
+
+void afl_entry_detach(aflock_ctx *ctx, afl_entry *e)
+{
+    (void)ctx;
+    if (e->extras && e->extras->token)
+        afl_token_leave(e->extras);
+}
+
+/* The owner table grows with its load; without memory the chains do. */
+static void grow_owners(aflock_ctx *ctx)
+{
+    afl_machine *m = &ctx->machine;
+    if (m->owned <= m->owner_buckets)
+        return;
+    size_t buckets = m->owner_buckets < SLAB ? SLAB : m->owner_buckets * 4;
+    afl_request **table = afl_allocate(ctx, buckets * sizeof *table);
+    if (table)
+        afl_release_memory(ctx, afl_machine_owner_table(m, table, buckets));
+}
+
+/* ----------------------------------------------------------------------------------------------------- open, close */
+
+void aflock_options_init(aflock_options *o)
+{
+    if (o)
+        *o = (aflock_options){.size = sizeof *o, .poll_interval = 50 * AFLOCK_MILLISECOND};
+}
+
+static int options_for_open(aflock_options *o, const aflock_options *given)
+{
+    aflock_options_init(o);
+    if (!given)
+        return 0;
+    if (given->size != sizeof *given)
+        return AFLOCK_EINVAL;
+    *o = *given;
+    bool sane = (o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD) && o->io >= AFLOCK_IO_AUTO &&
+                o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL;
+    return sane ? 0 : AFLOCK_EINVAL;
+}
+
+static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, const afl_protocol *protocol,
+                     const aflock_options *o)
+{
+    int status;
+    afl_spelling *spelling;
+    aflock *lock = afl_allocate(ctx, sizeof *lock);
+    if (!lock)
+        return AFLOCK_ENOMEM;
+    afl_place *place = path ? afl_place_of_path(ctx, path, protocol, &spelling, &status)
+                            : afl_place_of_descriptor(ctx, fd, protocol, &spelling, &status);
+    if (!place) {
+        afl_release_memory(ctx, lock);
+        return status;
+    }
+    lock->ctx = ctx;
+    lock->spelling = spelling;
+    lock->place = place;
+    lock->io = o->io;
+    lock->poll_interval = o->poll_interval;
+    lock->max_waiters = o->max_waiters;
+    lock->next = place->locks;
+    if (lock->next)
+        lock->next->prev = lock;
+    place->locks = lock;
+    place->io_locks[o->io]++;
+    *out = lock;
+    return 0;
+}
+
+static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd, const afl_protocol *protocol,
+                        const aflock_options *given)
+{
+    aflock_options o;
+    if (!out)
+        return AFLOCK_EINVAL;
+    *out = NULL;
+    int status = afl_enter(ctx);
+    if (status)
+        return status;
+    if (ctx->closing || ctx->draining)
+        return AFLOCK_ECLOSED;
+    status = options_for_open(&o, given);
+    if (status)
+        return status;
+    if (!protocol)
+        protocol = o.protocol == AFLOCK_OFD ? &afl_protocol_ofd : &afl_protocol_flock;
+    return open_lock(out, ctx, path, fd, protocol, &o);
+}
+
+int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options)
+{
+    if (out)
+        *out = NULL;
+    return path ? open_checked(out, ctx, path, -1, NULL, options) : AFLOCK_EINVAL;
+}
+
+int aflock_open_fd(aflock **out, aflock_ctx *ctx, int fd, const aflock_options *options)
+{
+    if (out)
+        *out = NULL;
+    int status = afl_check(ctx);
+    if (status)
+        return status;
+    if (fd < 0 || ctx->sys->descriptor_flags(fd) < 0)
+        return AFLOCK_EINVAL;
+    return open_checked(out, ctx, NULL, fd, NULL, options);
+}
+
+int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl_protocol *protocol,
+                      const aflock_options *options)
+{
+    return open_checked(out, ctx, path, -1, protocol, options);
+}
+
+void afl_lock_free(aflock *lock)
+{
+    afl_place *place = lock->place;
+    *(lock->prev ? &lock->prev->next : &place->locks) = lock->next;
+    if (lock->next)
+        lock->next->prev = lock->prev;
+    place->io_locks[lock->io]--;
+    aflock_ctx *ctx = lock->ctx;
+    afl_release_memory(ctx, lock);
+    afl_place_tidy(place);
+}
+
+void afl_lock_tidy(aflock *lock)
+{
+    if (lock->closing && !lock->active && !lock->releasing && !lock->pinned)
+        afl_lock_free(lock);
+}
+
+/* 0 for a lock that the caller may use now. */
+static int enter(const aflock *lock)
+{
+    if (!lock)
+        return AFLOCK_EINVAL;
+    int status = afl_enter(lock->ctx);
+    if (status)
+        return status;
+    return lock->closing ? AFLOCK_ECLOSED : 0;
+}
+
+int aflock_close(aflock *lock)
+{
+    if (!lock)
+        return 0;
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (lock->active)
+        return AFLOCK_EBUSY;
+    lock->closing = true;
+    afl_lock_tidy(lock);
+    return 0;
+}
+
+const char *aflock_path(const aflock *lock)
+{
+    return lock ? lock->spelling->text : NULL;
+}
+
+aflock_ctx *aflock_context(const aflock *lock)
+{
+    return lock ? lock->ctx : NULL;
+}
+
+int aflock_set_poll_interval(aflock *lock, uint64_t interval)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (interval < MIN_POLL)
+        return AFLOCK_EINVAL;
+    lock->poll_interval = interval;
+    afl_machine_repoll(&lock->ctx->machine, &lock->place->path, lock->ctx->now);
+    afl_settle(lock->ctx);
+    return 0;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ acquire
+ */
+
+void aflock_acquire_options_init(aflock_acquire_options *o)
+{
+    if (o)
+        *o = (aflock_acquire_options){.size = sizeof *o,
+                                      .timeout = AFLOCK_FOREVER,
+                                      .flags = AFLOCK_CREATE | AFLOCK_MAKE_PARENTS,
+                                      .file_mode = AFLOCK_MODE_DEFAULT};
+}
+
+static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, const aflock_acquire_options *given)
+{
+    enum { ALL_FLAGS = (AFLOCK_REPORT_CLOSE << 1) - 1 };
+    aflock_acquire_options_init(o);
+    if (given) {
+        if (given->size != sizeof *given)
+            return AFLOCK_EINVAL;
+        *o = *given;
+    }
+    if ((o->mode != AFLOCK_EXCLUSIVE && o->mode != AFLOCK_SHARED) || (o->flags & ~(uint32_t)ALL_FLAGS) ||
+        (o->file_mode != AFLOCK_MODE_DEFAULT && o->file_mode > MODE_BITS))
+        return AFLOCK_EINVAL;
+    if ((o->flags & AFLOCK_READ_ONLY) && (o->flags & AFLOCK_TRUNCATE))
+        return AFLOCK_EINVAL;
+    if (lock->place->caller_fd >= 0 && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT))
+        return AFLOCK_EINVAL; /* it is the caller's */
+    if (o->token && o->token->gate != lock->ctx->gate)
+        return AFLOCK_EINVAL;
+    return 0;
+}
+
+static bool wants_adopt(const aflock_acquire_options *o)
+{
+    return o->on_acquired || o->file_mode != AFLOCK_MODE_DEFAULT || o->flags & AFLOCK_TRUNCATE;
+}
+
+static bool take_extras(aflock_ctx *ctx, afl_entry *e, const aflock_acquire_options *o)
+{
+    if (!o->token && !o->on_acquired && o->file_mode == AFLOCK_MODE_DEFAULT)
+        return true;
+    afl_extras *x = ctx->free_extras;
+    if (x)
+        ctx->free_extras = x->next;
+    else if (!(x = afl_allocate(ctx, sizeof *x)))
+        return false;
+    x->entry = e;
+    x->token = NULL;
+    x->on_acquired = o->on_acquired;
+    x->on_acquired_user = o->on_acquired_user;
+    x->file_mode = o->file_mode;
+    e->extras = x;
+    if (o->token)
+        afl_token_join(o->token, x);
+    return true;
+}
+
+/* Makes a request and gives it to the machine. */
+static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflock_callback callback, void *user,
+                  afl_entry **out)
+{
+    aflock_ctx *ctx = lock->ctx;
+    afl_place *place = lock->place;
+    if ((ctx->options.max_waiters && ctx->machine.waiting >= ctx->options.max_waiters) ||
+        (lock->max_waiters && place->path.waiting >= lock->max_waiters))
+        return AFLOCK_EFULL;
+    afl_entry *e = entry_new(ctx);
+    if (!e)
+        return AFLOCK_ENOMEM;
+    e->lock = lock;
+    e->callback = callback;
+    e->user = user;
+    e->flags = o->flags;
+    afl_request *r = &e->request;
+    r->owner = o->owner;
+    r->poll = &lock->poll_interval;
+    r->timeout = once ? ctx->options.attempt_limit : o->timeout;
+    r->need = place->caller_fd >= 0 ? 0 : afl_needs(o->flags);
+    r->spelling = lock->spelling->id;
+    r->mode = (uint8_t)o->mode;
+    r->once = once;
+    r->adopt = wants_adopt(o);
+    int status = AFLOCK_ENOMEM;
+    if (take_extras(ctx, e, o))
+        status = afl_machine_submit(&ctx->machine, &place->path, r, ctx->now);
+    if (status) {
+        afl_entry_free(ctx, e);
+        return status;
+    }
+    grow_owners(ctx);
+    lock->active++;
+    *out = e;
+    afl_trace(ctx, AFLOCK_TRACE_ACQUIRE, e, lock->spelling->text, 0);
+    return 0;
+}
+
+int aflock_acquire(aflock *lock, const aflock_acquire_options *options, aflock_callback callback, void *user,
+                   aflock_req *req)
+{
+    aflock_acquire_options o;
+    afl_entry *e;
+    if (req)
+        req->id = 0;
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (!callback)
+        return AFLOCK_EINVAL;
+    if (lock->ctx->closing || lock->ctx->draining)
+        return AFLOCK_ECLOSED;
+    status = options_for_acquire(lock, &o, options);
+    if (status)
+        return status;
+    if (aflock_token_fired(o.token))
+        return AFLOCK_ECANCELED;
+    status = submit(lock, &o, o.timeout == 0, callback, user, &e);
+    if (status)
+        return status;
+    if (req)
+        *req = afl_entry_name(e);
+    afl_settle(lock->ctx);
+    return 0;
+}
+
+/* Attempts that never run on the loop's thread, whatever the kernel's cache holds. */
+static bool never_inline(const aflock *lock, const aflock_acquire_options *o)
+{
+    if (lock->place->io_locks[AFLOCK_IO_POOL])
+        return true;
+    return lock->io == AFLOCK_IO_AUTO && wants_adopt(o);
+}
+
+int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result)
+{
+    aflock_acquire_options o;
+    afl_entry *e;
+    int status = enter(lock);
+    if (status)
+        return status;
+    aflock_ctx *ctx = lock->ctx;
+    if (!req)
+        return AFLOCK_EINVAL;
+    req->id = 0;
+    if (ctx->closing || ctx->draining)
+        return AFLOCK_ECLOSED;
+    status = options_for_acquire(lock, &o, options);
+    if (status)
+        return status;
+    o.token = NULL;
+    if (never_inline(lock, &o))
+        return AFLOCK_ENOTINLINE;
+    status = submit(lock, &o, true, NULL, NULL, &e);
+    if (status)
+        return status;
+    afl_request *r = &e->request;
+    ctx->trying = e;
+    afl_settle(ctx);
+    ctx->trying = NULL;
+    if (r->state == AFL_WAITING || r->state == AFL_FAILING) /* an operation of an earlier request is under way */
+        afl_machine_cancel(&ctx->machine, r, AFLOCK_EWOULDBLOCK, ctx->now);
+    bool held = r->state == AFL_GRANTED;
+    afl_machine_deliver(&ctx->machine, r);
+    if (result)
+        afl_fill_result(e, result);
+    status = r->status;
+    if (held) {
+        *req = afl_entry_name(e);
+        afl_trace(ctx, AFLOCK_TRACE_GRANTED, e, lock->spelling->text, r->attempts);
+        return 0;
+    }
+    lock->active--;
+    afl_entry_free(ctx, e);
+    afl_settle(ctx);
+    return status;
+}
+
+void afl_fill_result(const afl_entry *e, aflock_result *result)
+{
+    const afl_request *r = &e->request;
+    const aflock *lock = e->lock;
+    *result = (aflock_result){.size = sizeof *result,
+                              .status = r->status,
+                              .sys_errno = r->sys_errno,
+                              .cleanup_errno = r->cleanup_errno,
+                              .fd = r->state == AFL_HELD ? lock->place->attempt->work.fd : -1,
+                              .req = afl_entry_name(e),
+                              .mode = (aflock_mode)r->mode,
+                              .attempts = r->attempts,
+                              .waited = r->decided - r->submitted,
+                              .owner = r->owner,
+                              .step = r->step,
+                              .path = lock->spelling->text};
+}
+
+/* -------------------------------------------------------------------------------------------------- cancel, release */
+
+/* The request of a lock; NULL: stale, or not of this lock's path. */
+static afl_entry *entry_on(aflock *lock, aflock_req req)
+{
+    afl_entry *e = afl_entry_of(lock->ctx, req);
+    return e && e->lock == lock ? e : NULL;
+}
+
+int aflock_cancel(aflock *lock, aflock_req req)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    afl_entry *e = entry_on(lock, req);
+    if (!e)
+        return AFLOCK_ESTALE;
+    status = afl_machine_cancel(&lock->ctx->machine, &e->request, AFLOCK_ECANCELED, lock->ctx->now);
+    if (!status) {
+        afl_attempt_note_left(lock->place);
+        afl_settle(lock->ctx);
+    }
+    return status;
+}
+
+int afl_entry_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, void *user)
+{
+    aflock *lock = e->lock;
+    int status = afl_machine_release(&ctx->machine, &e->request, callback != NULL, ctx->now);
+    if (status)
+        return status;
+    afl_trace(ctx, AFLOCK_TRACE_RELEASE, e, lock->spelling->text, 0);
+    lock->active--;
+    if (callback) {
+        e->callback = callback;
+        e->user = user;
+        lock->releasing++;
+    } else {
+        afl_entry_free(ctx, e);
+    }
+    return 0;
+}
+
+static void release_others(aflock_ctx *ctx, const afl_place *place, const afl_request *one)
+{
+    for (afl_request *r = place->path.holders, *next; r; r = next) {
+        next = r->next;
+        if (r != one && r->owner == one->owner && r->state == AFL_HELD)
+            afl_entry_release(ctx, AFL_CONTAINER(afl_entry, request, r), NULL, NULL);
+    }
+}
+
+static int release_checked(aflock *lock, aflock_req req, bool all, aflock_callback callback, void *user)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    aflock_ctx *ctx = lock->ctx;
+    afl_entry *e = entry_on(lock, req);
+    if (!e)
+        return AFLOCK_ESTALE;
+    if (all && e->request.owner && e->request.state == AFL_HELD)
+        release_others(ctx, lock->place, &e->request);
+    status = afl_entry_release(ctx, e, callback, user);
+    if (!status)
+        afl_settle(ctx);
+    return status;
+}
+
+int aflock_release(aflock *lock, aflock_req req, aflock_callback callback, void *user)
+{
+    return release_checked(lock, req, false, callback, user);
+}
+
+int aflock_release_all(aflock *lock, aflock_req req, aflock_callback callback, void *user)
+{
+    return release_checked(lock, req, true, callback, user);
+}
+
+int aflock_fd(aflock *lock, aflock_req req)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    afl_entry *e = entry_on(lock, req);
+    if (!e)
+        return AFLOCK_ESTALE;
+    return e->request.state == AFL_HELD ? lock->place->attempt->work.fd : AFLOCK_ENOTHELD;
+}
+
+int aflock_depth(const aflock *lock, const void *owner)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    int depth = 0;
+    for (const afl_request *r = lock->place->path.holders; r; r = r->next)
+        if (r->state == AFL_HELD && (!owner || r->owner == owner))
+            depth++;
+    return depth;
+}

@@ -1,0 +1,321 @@
+/* The runtime: everything between the public interface and the pure machine. Internal to core/runtime.
+ *
+ *   request.c    the public functions on locks and requests       errand.c     verify and inspect
+ *   place.c      from a path as text to the one place (queue)     gate.c       what other threads may touch; tokens
+ *   attempt.c    carries out what the machine asks for            context.c    the life of a context
+ *   admission.c  which jobs may go to the executor now            turn.c       the turn: due work, callbacks, host
+ * timers
+ *
+ * Everything here runs on the loop's thread, except the functions marked [W] (worker) or [S] (any thread, signal
+ * handlers). The loop's thread never waits for a worker; what they share is atomic (gate.c).
+ */
+#ifndef AFL_RUNTIME_H
+#define AFL_RUNTIME_H
+
+#include "locks/protocol.h"
+#include "machine/machine.h"
+#include "sys/sys.h"
+
+#include <aflock/host.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+
+typedef struct afl_gate afl_gate;
+typedef struct afl_place afl_place;
+typedef struct afl_entry afl_entry;
+typedef struct afl_device afl_device;
+typedef struct afl_extras afl_extras;
+typedef struct afl_spelling afl_spelling;
+typedef struct afl_errand afl_errand;
+
+#define AFL_CONTAINER(type, member, pointer) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+
+enum { AFL_CALLBACKS_PER_TURN = 64 };
+
+/* -------------------------------------------------------------------------------------------------- gate.c, tokens */
+
+/* The only part of a context that other threads touch; it outlives the context for as long as a job or token refers
+ * to it. Posting goes through the gate, and closing it waits out whoever is inside. */
+struct afl_gate {
+    atomic_uint refs;
+    atomic_uint inside; /* posters inside; AFL_GATE_CLOSED */
+    atomic_uint posted; /* futex word: counts jobs that came back */
+    atomic_bool awaited;
+    _Atomic(aflock_job *) jobs;
+    _Atomic(aflock_token *) tokens;
+    const aflock_loop *loop;
+    const afl_sys *sys;
+    uint32_t *guard; /* 1, or 0 in a forked child; NULL: compare the process id */
+    pid_t pid;
+};
+
+struct aflock_token {
+    atomic_uint refs;
+    atomic_bool fired;
+    afl_gate *gate;
+    aflock_token *next;  /* in the gate's list */
+    afl_extras *members; /* requests not delivered yet; the loop's thread only */
+};
+
+afl_gate *afl_gate_new(const aflock_loop *loop, const afl_sys *sys);
+void afl_gate_unref(afl_gate *g);
+bool afl_gate_forked(const afl_gate *g);
+bool afl_gate_post(afl_gate *g, aflock_job *job); /* [W] false: the context is gone */
+void afl_gate_close(afl_gate *g);                 /* no wake runs after the return */
+aflock_job *afl_gate_take_jobs(afl_gate *g);      /* in the order of posting */
+aflock_token *afl_gate_take_tokens(afl_gate *g);
+void afl_gate_wait(afl_gate *g, uint64_t timeout); /* until a job came back */
+void afl_token_unref(aflock_token *t);             /* any thread */
+void afl_token_join(aflock_token *t, afl_extras *x);
+void afl_token_leave(afl_extras *x);
+
+/* ---------------------------------------------------------------------------------------------------- admission.c */
+
+/* What goes to the executor. Embedded first in attempts and errands. */
+struct aflock_job {
+    void (*run)(aflock_job *job);                     /* [W] */
+    void (*finish)(aflock_ctx *ctx, aflock_job *job); /* back on the loop's thread; `dropped`: it did not run */
+    void (*orphan)(aflock_job *job);                  /* [W] the context is gone: give back, free */
+    afl_gate *gate;
+    aflock_job *next; /* in the gate's list, or in a queue */
+    aflock_job *out_next, *out_prev;
+    afl_device *device;
+    uint64_t started;
+    uint8_t lane; /* aflock_lane */
+    bool stalled, dropped, out;
+};
+
+typedef struct afl_job_list {
+    aflock_job *first, *last;
+} afl_job_list;
+
+/* The jobs of one device (of one directory, as long as its device is not known). */
+struct afl_device {
+    uint64_t key;
+    uint32_t refs;
+    unsigned live[2], stalled[2]; /* by lane: try, release */
+    afl_job_list queue[2];
+    afl_device *ready_next[2]; /* in the round of devices with queued jobs */
+    bool ready[2];
+    afl_device *hash_next;
+};
+
+typedef struct afl_admission {
+    unsigned width, live;
+    aflock_job *out_first, *out_last; /* running, in the order of their start; stalled ones are not in it */
+    afl_device *round[2], *round_last[2];
+    afl_device *devices[64];
+    uint64_t retry_at;  /* the executor refused */
+    size_t outstanding; /* at the executor */
+} afl_admission;
+
+afl_device *afl_device_get(aflock_ctx *ctx, uint64_t key); /* NULL: out of memory */
+void afl_device_put(aflock_ctx *ctx, afl_device *device);
+void afl_devices_free(aflock_ctx *ctx); /* whatever still refers to them */
+void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, aflock_lane lane);
+void afl_admission_pump(aflock_ctx *ctx, uint64_t now);
+void afl_admission_returned(aflock_ctx *ctx, aflock_job *job);
+void afl_admission_expire(aflock_ctx *ctx, uint64_t now); /* jobs that have been out too long stop counting */
+uint64_t afl_admission_deadline(const aflock_ctx *ctx);
+bool afl_admission_unqueue(aflock_ctx *ctx, aflock_job *job); /* true: it was still waiting for admission */
+void afl_admission_flush_releases(aflock_ctx *ctx);           /* hands all queued releases to the executor */
+
+/* ------------------------------------------------------------------------------------------------- place.c, attempt.c
+ */
+
+/* A path as text. Shared by the locks that were opened with it and by the operations that use it on workers. */
+struct afl_spelling {
+    atomic_uint refs;
+    uint32_t id;
+    afl_place *place;
+    afl_spelling *hash_next, *place_next;
+    const char *name; /* last component, in text */
+    char text[];
+};
+
+/* One operation with the memory that it needs on a worker; belongs to the place until the context is freed under it. */
+typedef struct afl_attempt {
+    aflock_job job;
+    afl_work work;
+    afl_place *place;
+    afl_spelling *spelling; /* of the request it is made for; the job has a reference of its own */
+    bool resolve;           /* find out where the path leads, and nothing else */
+    afl_class kind;
+    afl_identity where;
+    afl_fault fault;
+} afl_attempt;
+
+/* A queue: one file name in one directory, whatever the texts that lead there. */
+struct afl_place {
+    afl_path path;
+    aflock_ctx *ctx;
+    const afl_protocol *protocol;
+    aflock *locks;
+    afl_spelling *spellings;
+    uint32_t io_locks[3]; /* locks by aflock_io */
+    int caller_fd;        /* or -1 */
+    bool resolved;
+    afl_class kind;
+    uint64_t dev, ino;   /* of the parent */
+    const char *name;    /* in a spelling's text; NULL: it has no key */
+    afl_place *key_next; /* hash by (dev, ino, name) */
+    afl_place *all_next, *all_prev;
+    afl_device *device;
+    afl_attempt *attempt;
+    aflock_notify notify;
+    bool notifying;
+};
+
+struct aflock {
+    aflock_ctx *ctx;
+    afl_spelling *spelling;
+    afl_place *place;
+    aflock *next, *prev; /* of the place */
+    aflock_io io;
+    uint64_t poll_interval;
+    uint32_t max_waiters;
+    uint32_t active;    /* requests that wait, are undelivered or hold, and questions */
+    uint32_t releasing; /* requests whose release will be answered */
+    uint32_t pinned;    /* callbacks that run on it */
+    bool closing;
+};
+
+/* What only some requests need. */
+struct afl_extras {
+    afl_extras *next, *prev; /* of the token; next: of the free list */
+    afl_entry *entry;
+    aflock_token *token;
+    int (*on_acquired)(int fd, void *user);
+    void *on_acquired_user;
+    uint32_t file_mode;
+};
+
+/* A request: the machine's part, and whom to tell. At most 256 bytes. */
+struct afl_entry {
+    afl_request request; /* first: an entry is found from it */
+    aflock *lock;
+    aflock_callback callback;
+    void *user;
+    afl_extras *extras; /* or NULL */
+    uint32_t generation;
+    uint32_t index;
+    uint32_t flags;
+    bool release_told; /* the release was asked for with a callback */
+    afl_entry *free_next;
+};
+_Static_assert(sizeof(afl_entry) <= 256, "the promise is 256 bytes per waiter");
+
+bool afl_places_init(aflock_ctx *ctx);
+void afl_places_free(aflock_ctx *ctx); /* the tables */
+afl_place *afl_place_of_path(aflock_ctx *ctx, const char *path, const afl_protocol *protocol, afl_spelling **spelling,
+                             int *status);
+afl_place *afl_place_of_descriptor(aflock_ctx *ctx, int fd, const afl_protocol *protocol, afl_spelling **spelling,
+                                   int *status);
+/* The place's path leads to `where`. False: it was merged into another place, or cannot be; the attempt is forgotten.
+ */
+bool afl_place_resolved(afl_place *place, const afl_identity *where, uint64_t now);
+void afl_place_tidy(afl_place *place); /* frees it if nobody needs it */
+void afl_place_free(afl_place *place);
+void afl_spelling_unref(afl_spelling *s); /* any thread */
+afl_class afl_mount_known(const aflock_ctx *ctx, const afl_identity *id, bool *known);
+void afl_mount_learn(aflock_ctx *ctx, const afl_identity *id, afl_class kind);
+
+afl_attempt *afl_attempt_new(afl_place *place);
+void afl_attempt_free(afl_attempt *attempt);
+void afl_attempts_pump(aflock_ctx *ctx); /* carries out all that the machine asks for */
+void afl_attempt_note_left(afl_place *place);
+void afl_place_unlisten(afl_place *place);
+
+/* ---------------------------------------------------------------------------------------------------------- errand.c
+ */
+
+struct afl_errand {
+    aflock_job job;
+    afl_query query;
+    afl_errand *next, *prev; /* of the context: all that are not delivered */
+    aflock *lock;
+    afl_spelling *spelling;
+    aflock_req req;
+    aflock_callback verified; /* or */
+    aflock_inspected inspected;
+    void *user;
+    bool done;
+};
+
+afl_errand *afl_errand_next(const aflock_ctx *ctx); /* one that is done and not delivered */
+void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e);
+void afl_errands_end(aflock_ctx *ctx); /* answers all that are left with AFLOCK_ECLOSED */
+
+/* ---------------------------------------------------------------------------------------------------- the context */
+
+typedef struct afl_mount {
+    uint64_t mount, dev;
+    afl_class kind;
+} afl_mount;
+
+struct aflock_ctx {
+    const aflock_loop *loop;
+    const aflock_executor *executor;
+    const aflock_notifier *notifier;
+    const afl_sys *sys;
+    aflock_ctx_options options;
+    const void *thread; /* an address that only the loop's thread has */
+    afl_gate *gate;
+    afl_machine machine;
+    afl_admission admission;
+
+    bool in_turn, in_callback, pumping, closing, draining;
+    bool deferred, alive;
+    uint64_t now;   /* of the present call or turn */
+    uint64_t armed; /* the host's timer */
+    aflock_drained drained;
+    void *drained_user;
+
+    afl_place *places;
+    afl_place **by_key;
+    afl_spelling **by_text;
+    size_t key_buckets, text_buckets, key_count, text_count;
+    uint32_t spelling_ids;
+
+    afl_entry **slabs;
+    size_t slab_count, entries_used;
+    afl_entry *free_entries;
+    afl_extras *free_extras;
+
+    afl_mount *mounts;
+    size_t mount_count;
+
+    afl_errand *errands;
+    afl_entry *trying; /* the request of aflock_try, while it is answered */
+};
+
+void *afl_allocate(aflock_ctx *ctx, size_t size); /* zeroed */
+void *afl_reallocate(aflock_ctx *ctx, void *block, size_t size);
+void afl_release_memory(aflock_ctx *ctx, void *block);
+void afl_log(aflock_ctx *ctx, aflock_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+void afl_trace(aflock_ctx *ctx, aflock_trace_event event, const afl_entry *e, const char *path, int64_t value);
+const void *afl_thread(void);
+int afl_enter(aflock_ctx *ctx);       /* afl_check, and reads the clock */
+int afl_check(const aflock_ctx *ctx); /* 0, AFLOCK_EINVAL, AFLOCK_EFORKED, AFLOCK_ETHREAD */
+uint64_t afl_now(const aflock_ctx *ctx);
+
+/* ------------------------------------------------------------------------------------------------- request.c, turn.c
+ */
+
+afl_entry *afl_entry_of(aflock_ctx *ctx, aflock_req req); /* NULL: stale */
+aflock_req afl_entry_name(const afl_entry *e);
+void afl_entry_free(aflock_ctx *ctx, afl_entry *e);
+void afl_entry_detach(aflock_ctx *ctx, afl_entry *e); /* from its token */
+int afl_entry_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, void *user);
+void afl_lock_tidy(aflock *lock); /* frees a closed lock whose last release is answered */
+void afl_lock_free(aflock *lock);
+void afl_fill_result(const afl_entry *e, aflock_result *result);
+
+void afl_settle(aflock_ctx *ctx);          /* after each call into the library: carry out, tell the host */
+bool afl_deliver_one(aflock_ctx *ctx);     /* one callback; false: none is due */
+void afl_collect(aflock_ctx *ctx);         /* what came through the gate */
+void afl_expire(aflock_ctx *ctx);          /* timers and stalled jobs */
+void afl_deliver_drained(aflock_ctx *ctx); /* the drain's callback, if there is one */
+bool afl_is_idle(const aflock_ctx *ctx);   /* nothing waits, is undelivered, held or being released */
+
+#endif

@@ -1,0 +1,37 @@
+/* Steps on files that every protocol needs, on top of the table of sys.h: opening with parents, where a path leads,
+ * and what kind of file system that is. They report by afl_fault: which step failed, and the errno. Any thread. */
+#ifndef AFL_FILES_H
+#define AFL_FILES_H
+
+#include "sys/sys.h"
+
+typedef struct afl_fault {
+    const char *step;
+    int error; /* errno; 0: none */
+} afl_fault;
+
+typedef enum afl_class {
+    AFL_CLASS_UNKNOWN, /* not known, or neither of the others (FUSE, clusters): treated as remote */
+    AFL_CLASS_LOCAL,
+    AFL_CLASS_REMOTE
+} afl_class;
+
+/* Makes the missing parents of `path` (0777 less the umask). false: fault says why. */
+bool afl_make_parents(const afl_sys *sys, const char *path, afl_fault *fault);
+
+/* The directory that holds the last component of the absolute `path`. cached: only if that cannot sleep, else EAGAIN.
+ * parents: make them when they are missing. */
+bool afl_identify_parent(const afl_sys *sys, const char *path, bool cached, bool parents, afl_identity *id,
+                         afl_fault *fault);
+
+/* What kind of file system the mount is on, read from /proc/self/mountinfo (never statfs, which can hang). `device`, if
+ * not NULL, becomes "major:minor" of it as the kernel prints it, or "". */
+afl_class afl_classify_mount(const afl_sys *sys, uint64_t mount, char device[32]);
+
+/* Reads a file of /proc line by line. `line` returns false to stop. 0 or errno. */
+int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text, void *user), void *user);
+
+/* Opens, repeating after EINTR. */
+int afl_open(const afl_sys *sys, const char *path, int flags, mode_t mode);
+
+#endif

@@ -1,0 +1,168 @@
+/* The table of sys.h for Linux. */
+#include "sys/sys.h"
+
+#include <aflock/aflock.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/openat2.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef RESOLVE_CACHED
+#define RESOLVE_CACHED 0x20
+#endif
+
+static int sys_open(const char *path, int flags, mode_t mode)
+{
+    return open(path, flags, mode);
+}
+
+static int sys_open_cached(const char *path, int flags)
+{
+    struct open_how how;
+    memset(&how, 0, sizeof how);
+    how.flags = (uint64_t)(unsigned)flags;
+    how.resolve = RESOLVE_CACHED;
+    return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+}
+
+static int sys_flock(int fd, int operation)
+{
+    return flock(fd, operation);
+}
+
+static int sys_lock_ofd(int fd, short type)
+{
+    struct flock whole;
+    memset(&whole, 0, sizeof whole); /* l_pid has to be 0 */
+    whole.l_type = type;
+    whole.l_whence = SEEK_SET;
+    return fcntl(fd, F_OFD_SETLK, &whole);
+}
+
+static int sys_stat(const char *path, struct stat *st, bool follow)
+{
+    return follow ? stat(path, st) : lstat(path, st);
+}
+
+static int sys_identify(int fd, afl_identity *id)
+{
+    struct statx sx;
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO | STATX_MNT_ID, &sx) != 0)
+        return -1;
+    id->dev = (uint64_t)sx.stx_dev_major << 32 | sx.stx_dev_minor;
+    id->ino = sx.stx_ino;
+    id->mount = sx.stx_mask & STATX_MNT_ID ? sx.stx_mnt_id : 0;
+    return 0;
+}
+
+static int sys_descriptor_flags(int fd)
+{
+    return fcntl(fd, F_GETFD);
+}
+
+static uint32_t *sys_guard_map(void)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *memory = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
+    if (madvise(memory, page, MADV_WIPEONFORK) != 0) {
+        munmap(memory, page);
+        return NULL;
+    }
+    return memory;
+}
+
+static void sys_guard_unmap(uint32_t *guard)
+{
+    munmap(guard, (size_t)sysconf(_SC_PAGESIZE));
+}
+
+static void sys_wait(uint32_t *word, uint32_t expected, uint64_t timeout)
+{
+    struct timespec ts = {.tv_sec = (time_t)(timeout / 1000000000u), .tv_nsec = (long)(timeout % 1000000000u)};
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &ts, NULL, 0);
+}
+
+static void sys_wake(uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static void sys_yield(void)
+{
+    sched_yield();
+}
+
+const afl_sys afl_sys_linux = {
+    .open = sys_open,
+    .open_cached = sys_open_cached,
+    .close = close,
+    .flock = sys_flock,
+    .lock_ofd = sys_lock_ofd,
+    .fstat = fstat,
+    .stat = sys_stat,
+    .identify = sys_identify,
+    .fchmod = fchmod,
+    .ftruncate = ftruncate,
+    .mkdir = mkdir,
+    .read = read,
+    .getcwd = getcwd,
+    .descriptor_flags = sys_descriptor_flags,
+    .guard_map = sys_guard_map,
+    .guard_unmap = sys_guard_unmap,
+    .getpid = getpid,
+    .wait = sys_wait,
+    .wake = sys_wake,
+    .yield = sys_yield,
+};
+
+int afl_status_of(int error)
+{
+    switch (error) {
+    case 0:
+        return 0;
+    case ENOENT:
+        return AFLOCK_ENOENT;
+    case ENOMEM:
+        return AFLOCK_ENOMEM;
+    case EINVAL:
+        return AFLOCK_ESYS; /* of the system call, not of the caller's argument */
+    case ENAMETOOLONG:
+        return AFLOCK_ENAMETOOLONG;
+    case EISDIR:
+        return AFLOCK_EISDIR;
+    case ENOTDIR:
+        return AFLOCK_ENOTDIR;
+    case ELOOP:
+        return AFLOCK_ELOOP;
+    case ENXIO: /* a socket, or a FIFO without reader */
+    case ENODEV:
+        return AFLOCK_ENOTFILE;
+    case EACCES:
+    case EPERM:
+        return AFLOCK_EACCES;
+    case EROFS:
+        return AFLOCK_EROFS;
+    case ENOSPC:
+    case EDQUOT:
+        return AFLOCK_ENOSPC;
+    case EMFILE:
+    case ENFILE:
+        return AFLOCK_EMFILE;
+    case ENOSYS:
+    case EOPNOTSUPP:
+        return AFLOCK_ENOTSUP;
+    default:
+        return AFLOCK_ESYS;
+    }
+}

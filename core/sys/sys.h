@@ -1,0 +1,52 @@
+/* The system calls of the library, as a table: the one seam through which core/ reaches the system, so that tests can
+ * count, delay and fail each call and record the thread that made it. No other file of core/ calls the system. Each
+ * entry behaves as its manual page says (result, errno); what is special is said here. Any thread.
+ */
+#ifndef AFL_SYS_H
+#define AFL_SYS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+/* What a look-up of a directory or descriptor learns without asking a file server (statx, AT_STATX_DONT_SYNC). */
+typedef struct afl_identity {
+    uint64_t dev;
+    uint64_t ino;
+    uint64_t mount; /* id of the mount; 0: the kernel does not tell */
+} afl_identity;
+
+typedef struct afl_sys {
+    int (*open)(const char *path, int flags, mode_t mode);
+    int (*open_cached)(const char *path, int flags); /* never sleeps: EAGAIN (openat2 RESOLVE_CACHED, Linux 5.12) */
+    int (*close)(int fd);
+    int (*flock)(int fd, int operation);
+    int (*lock_ofd)(int fd, short type); /* F_OFD_SETLK on the whole file */
+    int (*fstat)(int fd, struct stat *st);
+    int (*stat)(const char *path, struct stat *st, bool follow);
+    int (*identify)(int fd, afl_identity *id);
+    int (*fchmod)(int fd, mode_t mode);
+    int (*ftruncate)(int fd, off_t length);
+    int (*mkdir)(const char *path, mode_t mode);
+    ssize_t (*read)(int fd, void *buffer, size_t size);
+    char *(*getcwd)(char *buffer, size_t size);
+    int (*descriptor_flags)(int fd); /* F_GETFD: is it open? */
+
+    /* Memory that a fork wipes; NULL: not available, the process id serves instead. */
+    uint32_t *(*guard_map)(void);
+    void (*guard_unmap)(uint32_t *guard);
+    pid_t (*getpid)(void);
+
+    /* Waiting for workers while a context is freed: futex on `word`, at most `timeout` ns; spurious returns allowed. */
+    void (*wait)(uint32_t *word, uint32_t expected, uint64_t timeout);
+    void (*wake)(uint32_t *word);
+    void (*yield)(void);
+} afl_sys;
+
+extern const afl_sys afl_sys_linux;
+
+/* AFLOCK_E... for an errno: its own name, or AFLOCK_ESYS. */
+int afl_status_of(int error);
+
+#endif
