@@ -219,14 +219,15 @@ static void dispatch_auto(afl_place *p)
         run_here(p, true);
 }
 
-/* A pool lock on the path keeps all file-system calls for it off the loop's thread. */
-static aflock_io io_of(const afl_place *p)
+/* A pool lock on the path keeps all file-system calls for it off the loop's thread. What is done for no request in
+ * particular (release, withdraw) is done as it was for the last one. */
+static aflock_io io_of(afl_place *p)
 {
-    if (p->io_locks[AFLOCK_IO_POOL])
-        return AFLOCK_IO_POOL;
     if (p->path.op_for)
-        return AFL_CONTAINER(afl_entry, request, p->path.op_for)->lock->io;
-    return p->io_locks[AFLOCK_IO_INLINE] ? AFLOCK_IO_INLINE : AFLOCK_IO_AUTO;
+        p->io = AFL_CONTAINER(afl_entry, request, p->path.op_for)->lock->io;
+    if (p->io_locks[AFLOCK_IO_POOL])
+        p->io = AFLOCK_IO_POOL;
+    return p->io;
 }
 
 static void dispatch(afl_place *p)

@@ -153,6 +153,7 @@ struct afl_place {
     aflock *locks;
     afl_spelling *spellings;
     uint32_t io_locks[3]; /* locks by aflock_io */
+    aflock_io io;         /* of the last operation */
     int caller_fd;        /* or -1 */
     bool resolved;
     afl_class kind;
