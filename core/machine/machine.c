@@ -696,8 +696,10 @@ static void done_adopt(afl_machine *m, afl_path *p, const afl_outcome *o, uint64
 {
     afl_request *r = p->op_for;
     p->grip = (uint8_t)o->grip;
-    if (p->convert && o->grip == AFL_GRIP_HELD && o->answer != AFL_CONTENDED)
+    if (p->convert && o->grip == AFL_GRIP_HELD) { /* whatever failed: nobody holds it exclusively any more */
         p->mode = AFLOCK_SHARED;
+        answer_releaser(m, p, 0, now);
+    }
     if (o->answer == AFL_WON) {
         if (p->verify)
             p->checked = now;

@@ -1,9 +1,10 @@
 /* Admission: which jobs may go to the executor now.
  *
  * At most `width` jobs that are not stalled are out at one time, and tries leave one place to releases. One device gets
- * at most half of the places per lane, so a dead mount cannot take them all; a job that is out for `stall_after` counts
- * as stalled: it frees its place for others (the executor replaces its thread), and a device with STALLED_LIMIT of them
- * gets no more. As long as the device of a path is not known, its directory as text stands for it.
+ * at most half of the places per lane and leaves one place to others, so a dead mount cannot take them all; a job that
+ * is out for `stall_after` counts as stalled: it frees its place for others (the executor replaces its thread), and a
+ * device with STALLED_LIMIT of them gets no more. As long as the device of a path is not known, its directory as text
+ * stands for it.
  */
 #include "runtime/runtime.h"
 
@@ -88,7 +89,7 @@ void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, 
     device->refs++;
     job->stalled = job->dropped = job->out = false;
     push(&device->queue[lane], job);
-    join_round(&ctx->admission, device, lane);
+    join_round(&ctx->admission, device, job->lane);
 }
 
 bool afl_admission_unqueue(aflock_ctx *ctx, aflock_job *job)
@@ -112,9 +113,22 @@ bool afl_admission_unqueue(aflock_ctx *ctx, aflock_job *job)
 
 static bool may_go(const afl_admission *a, const afl_device *d, int lane)
 {
-    unsigned places = lane == AFLOCK_LANE_TRY && a->width > 1 ? a->width - 1 : a->width;
+    unsigned most = a->width > 1 ? a->width - 1 : 1; /* tries; jobs of one device, if there are places to spare */
     unsigned share = a->width > 1 ? a->width / 2 : 1;
-    return a->live < places && d->live[lane] < share && d->stalled[lane] < STALLED_LIMIT;
+    if (a->live >= a->width || d->live[lane] >= share || d->stalled[lane] >= STALLED_LIMIT)
+        return false;
+    if (lane == AFLOCK_LANE_TRY && a->live_tries >= most)
+        return false;
+    return a->width < 3 || d->live[AFLOCK_LANE_TRY] + d->live[AFLOCK_LANE_RELEASE] < most;
+}
+
+/* A job takes a place, or frees it. */
+static void count(afl_admission *a, const aflock_job *job, int change)
+{
+    a->live += (unsigned)change;
+    job->device->live[job->lane] += (unsigned)change;
+    if (job->lane == AFLOCK_LANE_TRY)
+        a->live_tries += (unsigned)change;
 }
 
 static void unlink_out(afl_admission *a, aflock_job *job)
@@ -135,16 +149,14 @@ static bool send(aflock_ctx *ctx, aflock_job *job, uint64_t now)
     job->out_prev = a->out_last;
     *(a->out_last ? &a->out_last->out_next : &a->out_first) = job;
     a->out_last = job;
-    a->live++;
     a->outstanding++;
-    job->device->live[job->lane]++;
+    count(a, job, 1);
     if (ctx->executor->submit(ctx->executor->self, job, (aflock_lane)job->lane) == 0)
         return true;
     unlink_out(a, job);
     job->out = false;
-    a->live--;
     a->outstanding--;
-    job->device->live[job->lane]--;
+    count(a, job, -1);
     afl_gate_unref(ctx->gate);
     return false;
 }
@@ -209,8 +221,7 @@ void afl_admission_returned(aflock_ctx *ctx, aflock_job *job)
         d->stalled[job->lane]--;
     } else {
         unlink_out(a, job);
-        d->live[job->lane]--;
-        a->live--;
+        count(a, job, -1);
     }
     a->outstanding--;
     job->out = false;
@@ -225,8 +236,7 @@ void afl_admission_expire(aflock_ctx *ctx, uint64_t now)
         aflock_job *job = a->out_first;
         unlink_out(a, job);
         job->stalled = true;
-        a->live--;
-        job->device->live[job->lane]--;
+        count(a, job, -1);
         job->device->stalled[job->lane]++;
         afl_log(ctx, AFLOCK_LOG_WARN, "a system call has not returned for %llu ms",
                 (unsigned long long)((now - job->started) / AFLOCK_MILLISECOND));
@@ -239,7 +249,7 @@ uint64_t afl_admission_deadline(const aflock_ctx *ctx)
 {
     const afl_admission *a = &ctx->admission;
     uint64_t at = a->retry_at ? a->retry_at : AFLOCK_FOREVER;
-    if (a->out_first) {
+    if (a->out_first && ctx->options.stall_after < AFLOCK_FOREVER - a->out_first->started) {
         uint64_t stalls = a->out_first->started + ctx->options.stall_after;
         if (stalls < at)
             at = stalls;

@@ -52,12 +52,13 @@ static void trace_outcome(aflock_ctx *ctx, const afl_place *p, const afl_outcome
         afl_trace(ctx, AFLOCK_TRACE_UNLOCKED, NULL, path, o->answer == AFL_ERROR ? o->sys_errno : 0);
 }
 
-/* Tells the machine. The place may be gone afterwards. */
+/* Tells the machine. The place may be gone afterwards. The time is that of the turn or call: it is read again after what
+ * may have slept on this thread only, because reading it costs as much as a system call on some machines. */
 static void complete(afl_place *p)
 {
     aflock_ctx *ctx = p->ctx;
     const afl_outcome *o = &p->attempt->work.outcome;
-    uint64_t now = ctx->now = afl_now(ctx), pause = p->path.pause_until;
+    uint64_t now = ctx->now, pause = p->path.pause_until;
     bool undo = p->path.op == AFL_OP_RELEASE || p->path.op == AFL_OP_WITHDRAW;
     trace_outcome(ctx, p, o);
     if (undo && o->answer == AFL_ERROR && !p->path.releaser)
@@ -93,8 +94,9 @@ static bool identify(afl_attempt *t, bool cached)
 {
     afl_work *w = &t->work;
     t->fault = (afl_fault){NULL, 0};
+    bool parents = w->flags & AFLOCK_CREATE && w->flags & AFLOCK_MAKE_PARENTS;
     if (w->path)
-        return afl_identify_parent(w->sys, w->path, cached, w->flags & AFLOCK_MAKE_PARENTS, &t->where, &t->fault);
+        return afl_identify_parent(w->sys, w->path, cached, parents, &t->where, &t->fault);
     if (w->sys->identify(w->fd, &t->where) == 0)
         return true;
     t->fault = (afl_fault){"stat", errno};
@@ -178,6 +180,8 @@ static void run_here(afl_place *p, bool inline_only)
     t->work.inline_only = inline_only;
     t->work.not_inline = false;
     t->work.protocol->run(&t->work);
+    if (!inline_only)
+        p->ctx->now = afl_now(p->ctx);
     if (t->work.not_inline)
         send(p);
     else
@@ -188,6 +192,7 @@ static void resolve_and_run_here(afl_place *p)
 {
     afl_attempt *t = p->attempt;
     if (!p->resolved && !identify(t, false)) {
+        p->ctx->now = afl_now(p->ctx);
         fail(p, afl_status_of(t->fault.error), t->fault.step, t->fault.error);
         return;
     }

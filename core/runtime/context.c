@@ -57,10 +57,9 @@ void afl_log(aflock_ctx *ctx, aflock_log_level level, const char *format, ...)
     ctx->options.log(level, message, ctx->options.log_user);
 }
 
-void afl_trace(aflock_ctx *ctx, aflock_trace_event event, const afl_entry *e, const char *path, int64_t value)
+void afl_tell_tracer(aflock_ctx *ctx, aflock_trace_event event, const afl_entry *e, const char *path, int64_t value)
 {
-    if (ctx->options.trace)
-        ctx->options.trace(event, path, e ? afl_entry_name(e) : (aflock_req){0}, value, ctx->options.trace_user);
+    ctx->options.trace(event, path, e ? afl_entry_name(e) : (aflock_req){0}, value, ctx->options.trace_user);
 }
 
 uint64_t afl_now(const aflock_ctx *ctx)
@@ -155,9 +154,7 @@ static bool host_is_complete(const aflock_host *h)
 
 static void free_tables(aflock_ctx *ctx)
 {
-    for (size_t i = 0; i < ctx->slab_count; i++)
-        afl_release_memory(ctx, ctx->slabs[i]);
-    afl_release_memory(ctx, ctx->slabs);
+    afl_entries_free(ctx);
     for (afl_extras *x = ctx->free_extras, *next; x; x = next) {
         next = x->next;
         afl_release_memory(ctx, x);
@@ -242,10 +239,28 @@ static void end_requests(aflock_ctx *ctx, afl_place *p)
     }
 }
 
+/* Ends all requests and tells whom it concerns. A release that failed is held again, and ended again without a
+ * callback. */
+static void end_and_answer(aflock_ctx *ctx)
+{
+    bool answered;
+    do {
+        for (afl_place *p = ctx->places; p; p = p->all_next)
+            end_requests(ctx, p);
+        afl_settle(ctx);
+        answered = false;
+        while (afl_deliver_one(ctx)) {
+            afl_settle(ctx);
+            answered = true;
+        }
+    } while (answered);
+}
+
+/* Is there something to wait for? What a protocol does through the loop's watches does not go on without the loop. */
 static bool is_busy(const afl_place *p)
 {
     if (p->path.op)
-        return true;
+        return !p->protocol->start;
     return p->path.grip != AFL_GRIP_NONE && !(p->caller_fd >= 0 && p->path.holders);
 }
 
@@ -256,17 +271,10 @@ static void wind_down(aflock_ctx *ctx, uint64_t deadline)
         ctx->now = afl_now(ctx);
         afl_collect(ctx);
         afl_expire(ctx);
-        afl_settle(ctx);
-        while (afl_deliver_one(ctx))
-            afl_settle(ctx);
+        end_and_answer(ctx);
         bool busy = false;
-        for (afl_place *p = ctx->places, *next; p; p = next) {
-            next = p->all_next;
-            end_requests(ctx, p); /* a release that failed is held again, until it succeeds */
+        for (const afl_place *p = ctx->places; p; p = p->all_next)
             busy |= is_busy(p);
-        }
-        if (ctx->machine.undelivered)
-            continue;
         if (!busy || ctx->now >= deadline)
             return;
         uint64_t until = afl_machine_deadline(&ctx->machine), jobs = afl_admission_deadline(ctx);
@@ -301,9 +309,8 @@ static void answer_releases(aflock_ctx *ctx)
 static void part_with_attempt(aflock_ctx *ctx, afl_place *p)
 {
     afl_attempt *t = p->attempt;
-    if (p->protocol->start) {
-        if (p->path.op)
-            p->protocol->stop(&t->work);
+    if (p->protocol->start && p->path.op) {
+        p->protocol->stop(&t->work);
         return;
     }
     bool at_executor = p->path.op && !afl_admission_unqueue(ctx, &t->job);
@@ -346,10 +353,6 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
     if (ctx->in_callback || ctx->in_turn || ctx->closing)
         return AFLOCK_EBUSY;
     ctx->closing = true;
-    for (afl_place *p = ctx->places, *next; p; p = next) {
-        next = p->all_next;
-        end_requests(ctx, p);
-    }
     wind_down(ctx, grace > AFLOCK_FOREVER - ctx->now ? AFLOCK_FOREVER : ctx->now + grace);
     int unreleased = count_unreleased(ctx);
     answer_releases(ctx);

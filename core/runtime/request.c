@@ -73,6 +73,18 @@ void afl_entry_detach(aflock_ctx *ctx, afl_entry *e)
         afl_token_leave(e->extras);
 }
 
+/* All of them, those of holds that nobody released included. */
+void afl_entries_free(aflock_ctx *ctx)
+{
+    for (size_t i = 0; i < ctx->slab_count; i++) {
+        for (size_t j = 0; j < SLAB; j++)
+            if (ctx->slabs[i][j].lock)
+                afl_entry_free(ctx, &ctx->slabs[i][j]);
+        afl_release_memory(ctx, ctx->slabs[i]);
+    }
+    afl_release_memory(ctx, ctx->slabs);
+}
+
 /* The owner table grows with its load; without memory the chains do. */
 static void grow_owners(aflock_ctx *ctx)
 {

@@ -101,7 +101,8 @@ struct afl_device {
 };
 
 typedef struct afl_admission {
-    unsigned width, live;
+    unsigned width;
+    unsigned live, live_tries;        /* running, not stalled; of these in the try lane */
     aflock_job *out_first, *out_last; /* running, in the order of their start; stalled ones are not in it */
     afl_device *round[2], *round_last[2];
     afl_device *devices[64];
@@ -294,7 +295,13 @@ void *afl_allocate(aflock_ctx *ctx, size_t size); /* zeroed */
 void *afl_reallocate(aflock_ctx *ctx, void *block, size_t size);
 void afl_release_memory(aflock_ctx *ctx, void *block);
 void afl_log(aflock_ctx *ctx, aflock_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
-void afl_trace(aflock_ctx *ctx, aflock_trace_event event, const afl_entry *e, const char *path, int64_t value);
+void afl_tell_tracer(aflock_ctx *ctx, aflock_trace_event event, const afl_entry *e, const char *path, int64_t value);
+static inline void afl_trace(aflock_ctx *ctx, aflock_trace_event event, const afl_entry *e, const char *path,
+                             int64_t value)
+{
+    if (ctx->options.trace)
+        afl_tell_tracer(ctx, event, e, path, value);
+}
 const void *afl_thread(void);
 int afl_enter(aflock_ctx *ctx);       /* afl_check, and reads the clock */
 int afl_check(const aflock_ctx *ctx); /* 0, AFLOCK_EINVAL, AFLOCK_EFORKED, AFLOCK_ETHREAD */
@@ -306,6 +313,7 @@ uint64_t afl_now(const aflock_ctx *ctx);
 afl_entry *afl_entry_of(aflock_ctx *ctx, aflock_req req); /* NULL: stale */
 aflock_req afl_entry_name(const afl_entry *e);
 void afl_entry_free(aflock_ctx *ctx, afl_entry *e);
+void afl_entries_free(aflock_ctx *ctx);               /* the table */
 void afl_entry_detach(aflock_ctx *ctx, afl_entry *e); /* from its token */
 int afl_entry_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, void *user);
 void afl_lock_tidy(aflock *lock); /* frees a closed lock whose last release is answered */

@@ -28,11 +28,15 @@ void afl_expire(aflock_ctx *ctx)
 
 /* ----------------------------------------------------------------------------------------------------- deliveries */
 
+/* The callback may close the lock, which lives, as the strings of the result do, until it returns. */
 static void call(aflock_ctx *ctx, aflock *lock, aflock_callback callback, const aflock_result *result, void *user)
 {
+    lock->pinned++;
     ctx->in_callback = true;
     callback(lock, result, user);
     ctx->in_callback = false;
+    lock->pinned--;
+    afl_lock_tidy(lock);
 }
 
 /* The end of a request: nothing refers to it any more when its callback runs. */
@@ -46,10 +50,7 @@ static void deliver_end(aflock_ctx *ctx, afl_entry *e, const aflock_result *resu
     else
         lock->active--;
     afl_entry_free(ctx, e);
-    lock->pinned++; /* the callback may close it */
     call(ctx, lock, callback, result, user);
-    lock->pinned--;
-    afl_lock_tidy(lock);
 }
 
 bool afl_deliver_one(aflock_ctx *ctx)
@@ -140,7 +141,7 @@ void afl_settle(aflock_ctx *ctx)
         return;
     afl_attempts_pump(ctx);
     afl_admission_pump(ctx, ctx->now);
-    if (!ctx->in_turn && !ctx->closing)
+    if (!ctx->in_turn && !ctx->closing && !ctx->trying) /* the answer of a try is taken at once: no turn is due */
         tell_host(ctx);
 }
 

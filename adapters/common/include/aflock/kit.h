@@ -43,9 +43,9 @@ typedef struct aflock_kit_options {
     void *adapter;                   /* passed to the functions below */
     void (*defer)(void *adapter);    /* call aflock_kit_process soon, on a fresh stack; NULL: the kit makes its own
                                         descriptor readable */
-    void (*keep_alive)(void *adapter, int on);   /* may be NULL */
-    void (*closed)(void *adapter, int forked);   /* the kit is being freed: its descriptor is still open, and after the
-                                                    return it is closed; may be NULL */
+    void (*keep_alive)(void *adapter, int on); /* may be NULL */
+    void (*closed)(void *adapter, int forked); /* the kit is being freed: its descriptor is still open, and after the
+                                                  return it is closed; may be NULL */
 } aflock_kit_options;
 
 AFLOCK_API void aflock_kit_options_init(aflock_kit_options *options);

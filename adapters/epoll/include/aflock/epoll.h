@@ -33,7 +33,8 @@ AFLOCK_API void aflock_epoll_options_init(aflock_epoll_options *options);
 AFLOCK_API int aflock_epoll_new(aflock_ctx **out, const aflock_epoll_options *options);
 
 /* Runs until nothing keeps the loop alive (a request that waits, is undelivered or is being released; timers of the
- * caller; not: holds) or aflock_epoll_stop was called. Returns 0, or a negative code. AFLOCK_EBUSY inside a callback. */
+ * caller; not: holds) or aflock_epoll_stop was called. Returns 0, or a negative code. AFLOCK_EBUSY inside a callback.
+ */
 AFLOCK_API int aflock_epoll_run(aflock_ctx *ctx);
 
 /* Waits at most `timeout` ns (AFLOCK_FOREVER: until something happens) and processes what is ready once. Returns 0, or
@@ -58,7 +59,8 @@ AFLOCK_API int aflock_epoll_watch(aflock_ctx *ctx, int fd, unsigned events,
 /* A caller's own one-shot timer in this loop: `fire` runs once, `delay` ns from now or later. A pending timer keeps the
  * loop alive. Any number may be pending; timers that are pending when the context is freed do not fire. `user` names
  * it for aflock_epoll_timer_cancel, which returns 0 if one with this function and user was pending. */
-AFLOCK_API int aflock_epoll_timer(aflock_ctx *ctx, uint64_t delay, void (*fire)(aflock_ctx *ctx, void *user), void *user);
+AFLOCK_API int aflock_epoll_timer(aflock_ctx *ctx, uint64_t delay, void (*fire)(aflock_ctx *ctx, void *user),
+                                  void *user);
 AFLOCK_API int aflock_epoll_timer_cancel(aflock_ctx *ctx, void (*fire)(aflock_ctx *ctx, void *user), void *user);
 
 #ifdef __cplusplus

@@ -1,0 +1,123 @@
+/* What the kit, the pool and the adapters share; not installed.
+ *
+ * Everything here is inline: kit and adapters are libraries of their own and see only each other's public symbols.
+ */
+#ifndef AFLOCK_COMMON_INTERNAL_H
+#define AFLOCK_COMMON_INTERNAL_H
+
+#include <aflock/host.h>
+
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ------------------------------------------------------------------------------------------- options and errors */
+
+/* Lays what the caller gave over the defaults in `options`. A caller compiled against an older header gives less. */
+static inline int afl_options_read(void *options, size_t known, const void *given)
+{
+    size_t size;
+    if (given == NULL)
+        return 0;
+    memcpy(&size, given, sizeof size);
+    if (size < sizeof size || size > known)
+        return AFLOCK_EINVAL;
+    memcpy(options, given, size);
+    return 0;
+}
+
+static inline int afl_status(int error)
+{
+    if (error == ENOMEM)
+        return AFLOCK_ENOMEM;
+    return error == EMFILE || error == ENFILE ? AFLOCK_EMFILE : AFLOCK_ESYS;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- time */
+
+static inline uint64_t afl_monotonic(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * AFLOCK_SECOND + (uint64_t)now.tv_nsec;
+}
+
+/* AFLOCK_FOREVER if the sum is too large. */
+static inline uint64_t afl_later(uint64_t time, uint64_t delay)
+{
+    return delay < AFLOCK_FOREVER - time ? time + delay : AFLOCK_FOREVER;
+}
+
+static inline struct timespec afl_timespec(uint64_t ns)
+{
+    return (struct timespec){.tv_sec = (time_t)(ns / AFLOCK_SECOND), .tv_nsec = (long)(ns % AFLOCK_SECOND)};
+}
+
+/* ------------------------------------------------------------------------------------------------------ directions */
+
+static inline uint32_t afl_epoll_wanted(unsigned events)
+{
+    return (events & AFLOCK_READ ? (uint32_t)EPOLLIN : 0) | (events & AFLOCK_WRITE ? (uint32_t)EPOLLOUT : 0);
+}
+
+/* An error or a hang-up is for whoever watches, in each direction: the next read or write says what happened. */
+static inline unsigned afl_epoll_ready(uint32_t events)
+{
+    if (events & (EPOLLERR | EPOLLHUP))
+        return AFLOCK_READ | AFLOCK_WRITE;
+    return (events & EPOLLIN ? (unsigned)AFLOCK_READ : 0) | (events & EPOLLOUT ? (unsigned)AFLOCK_WRITE : 0);
+}
+
+/* ----------------------------------------------------------------------------------------------------- the alarm */
+
+/* A timerfd that is set as seldom as possible. Deadlines are set far more often than they are met: almost every request
+ * ends before its own. So a later deadline, or none, leaves the descriptor armed for the earlier one; when that comes,
+ * the alarm is set anew for what is wanted then. Each setting costs at most one wake-up too many, whatever happens in
+ * between, and a program that keeps asking with the same time-out sets the timer once per time-out. */
+struct afl_alarm {
+    int fd;
+    uint64_t wanted; /* AFLOCK_FOREVER: nothing */
+    uint64_t armed;  /* what the descriptor is set to; never later than `wanted` */
+};
+
+#define AFL_ALARM_NONE ((struct afl_alarm){.fd = -1, .wanted = AFLOCK_FOREVER, .armed = AFLOCK_FOREVER})
+
+static inline int afl_alarm_open(struct afl_alarm *alarm)
+{
+    *alarm = AFL_ALARM_NONE;
+    alarm->fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    return alarm->fd >= 0 ? 0 : afl_status(errno);
+}
+
+static inline int afl_alarm_set(struct afl_alarm *alarm, uint64_t deadline)
+{
+    alarm->wanted = deadline;
+    if (alarm->armed <= deadline)
+        return 0;
+    /* A time of 0 would disarm; 1 ns is just as much in the past. */
+    struct itimerspec when = {.it_value = afl_timespec(deadline != 0 ? deadline : 1)};
+    if (timerfd_settime(alarm->fd, TFD_TIMER_ABSTIME, &when, NULL) != 0)
+        return AFLOCK_ESYS;
+    alarm->armed = deadline;
+    return 0;
+}
+
+/* To be called when the descriptor is readable: 1 if the deadline has come, which is then forgotten. */
+static inline int afl_alarm_due(struct afl_alarm *alarm)
+{
+    uint64_t expirations;
+    if (read(alarm->fd, &expirations, sizeof expirations) != (ssize_t)sizeof expirations)
+        return 0; /* set again since it was seen to be readable */
+    alarm->armed = AFLOCK_FOREVER;
+    /* If it cannot be set again, saying so early lets the owner meet the error himself. */
+    if (alarm->wanted > afl_monotonic() && afl_alarm_set(alarm, alarm->wanted) == 0)
+        return 0;
+    alarm->wanted = AFLOCK_FOREVER;
+    return 1;
+}
+
+#endif

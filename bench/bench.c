@@ -1,0 +1,141 @@
+/* The command: which rows, where the files are, where the results go. */
+#include "bench.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct {
+    const char *name;
+    void (*run)(void);
+    const char *text;
+} ROWS[] = {
+    {"cycle", row_cycle, "acquire, callback, release against the raw calls"},
+    {"try", row_try, "aflock_try, release against the raw calls"},
+    {"system-calls", row_system_calls, "system calls of the two"},
+    {"allocations", row_allocations, "allocations of the two"},
+    {"handoff", row_handoff, "from holder to waiter inside a process"},
+    {"pool", row_pool, "round trips through the thread pool against libuv's"},
+    {"waiters", row_waiters, "10,000 waiters on one path: memory, system calls, processor"},
+    {"processes", row_processes, "from holder to waiter between processes against a blocked flock"},
+};
+enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MAX_FILES = 64 };
+
+static char directory[200];
+
+const char *bench_file(unsigned number)
+{
+    static char path[256];
+    snprintf(path, sizeof path, "%s/%u.lock", directory, number);
+    return path;
+}
+
+static void make_directory(const char *where)
+{
+    if (!where)
+        where = getenv("TMPDIR");
+    int length = snprintf(directory, sizeof directory, "%s/aflock-bench.XXXXXX", where ? where : "/tmp");
+    bench_check_errno(length < (int)sizeof directory, "the directory's name is too long");
+    bench_check_errno(mkdtemp(directory) != NULL, directory);
+}
+
+static void remove_directory(void)
+{
+    for (unsigned i = 0; i < MAX_FILES; i++)
+        unlink(bench_file(i));
+    rmdir(directory);
+}
+
+static void fail(const char *what, const char *why)
+{
+    fprintf(stderr, "bench: %s: %s\n", what, why);
+    remove_directory();
+    exit(EXIT_FAILURE);
+}
+
+void bench_check(int status, const char *what)
+{
+    if (status != 0)
+        fail(what, aflock_strerror(status));
+}
+
+void bench_check_errno(bool good, const char *what)
+{
+    if (!good)
+        fail(what, strerror(errno));
+}
+
+static void usage(FILE *to)
+{
+    fprintf(to, "bench [--rows NAME]... [--json FILE] [--dir DIRECTORY] [--quick]\n"
+                "Measures aflock against the raw calls. Exit status 1: a bar was missed.\n\n"
+                "  --rows NAME      only these rows (may be given more than once)\n"
+                "  --json FILE      writes the results there too\n"
+                "  --dir DIRECTORY  where the lock files are made; default $TMPDIR or /tmp\n"
+                "  --quick          fewer and shorter blocks: to see that it works\n\nrows:\n");
+    for (size_t i = 0; i < ROW_COUNT; i++)
+        fprintf(to, "  %-16s %s\n", ROWS[i].name, ROWS[i].text);
+}
+
+static void choose(bool chosen[ROW_COUNT], const char *name)
+{
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        if (strcmp(ROWS[i].name, name) == 0) {
+            chosen[i] = true;
+            return;
+        }
+    }
+    fprintf(stderr, "bench: no row is called %s\n", name);
+    usage(stderr);
+    exit(2);
+}
+
+int main(int argc, char **argv)
+{
+    enum { ROW = 'r', JSON = 'j', DIRECTORY = 'd', QUICK = 'q', HELP = 'h' };
+    static const struct option OPTIONS[] = {
+        {"rows", required_argument, NULL, ROW},      {"json", required_argument, NULL, JSON},
+        {"dir", required_argument, NULL, DIRECTORY}, {"quick", no_argument, NULL, QUICK},
+        {"help", no_argument, NULL, HELP},           {NULL, 0, NULL, 0}};
+    bool chosen[ROW_COUNT] = {false}, all = true;
+    const char *json = NULL, *where = NULL;
+    for (int option; (option = getopt_long(argc, argv, "h", OPTIONS, NULL)) != -1;) {
+        switch (option) {
+        case ROW:
+            choose(chosen, optarg);
+            all = false;
+            break;
+        case JSON:
+            json = optarg;
+            break;
+        case DIRECTORY:
+            where = optarg;
+            break;
+        case QUICK:
+            bench = (bench_settings){.blocks = 5, .slices = 3, .quick = true};
+            break;
+        case HELP:
+            usage(stdout);
+            return 0;
+        default:
+            usage(stderr);
+            return 2;
+        }
+    }
+    if (optind != argc) {
+        usage(stderr);
+        return 2;
+    }
+    make_directory(where);
+    for (size_t i = 0; i < ROW_COUNT; i++)
+        if (all || chosen[i])
+            ROWS[i].run();
+    remove_directory();
+    bool good = bench_print();
+    if (json && !bench_write_json(json))
+        return 2;
+    return good ? 0 : 1;
+}

@@ -1,0 +1,107 @@
+/* The bench: what its rows share. Nothing here is part of the library.
+ *
+ * A row measures two sides alternately in one run and is judged by its blocks: the median block must meet the bar.
+ * Beside it runs a control, the other side against itself; its spread says how much of a difference is noise. A row
+ * that compares with nothing (a count, a size) has one side and a bar of its own.
+ *
+ *   bench.c      the command, the list of rows          measure.c   clocks, blocks, medians, the verdict
+ *   report.c     the table and the JSON file            trap.c      counting system calls and allocations
+ *   cycle.c      acquire and release, uncontended       handoff.c   from holder to waiter, inside and between processes
+ *   pool.c       round trips through the thread pool    waiters.c   many waiters on one path
+ */
+#ifndef BENCH_H
+#define BENCH_H
+
+#include <aflock/aflock.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { MAX_BLOCKS = 16 };
+
+/* ------------------------------------------------------------------------------------------------------- report.c */
+
+typedef struct bench_line {
+    const char *row;     /* name for --row */
+    const char *what;    /* what ours does */
+    const char *against; /* what theirs does; NULL: there is no other side */
+    const char *unit;    /* of ours and theirs: "ns", "us", ... */
+    double ours, theirs; /* medians of the blocks */
+    double bar;          /* at most: of ours / theirs, or of ours if there is no other side; 0 with `judged`: none */
+    bool judged;         /* false: reported only */
+    double spread;       /* of the control: its largest distance from 1 */
+    size_t blocks;
+    double ratio[MAX_BLOCKS], control[MAX_BLOCKS]; /* of the blocks */
+} bench_line;
+
+typedef enum { MET, NOISE, MISSED, REPORTED } bench_verdict;
+
+bench_verdict bench_judge(const bench_line *line);
+void bench_add(const bench_line *line);                   /* to the report; copies */
+void bench_skip(const char *row, const char *format, ...) /* the row cannot be measured here */
+    __attribute__((format(printf, 2, 3)));
+bool bench_print(void);                  /* the table; false: something was missed */
+bool bench_write_json(const char *file); /* false: said why */
+
+/* ------------------------------------------------------------------------------------------------------ measure.c */
+
+typedef struct bench_settings {
+    size_t blocks; /* of each row, per side */
+    size_t slices; /* of each block, per side: short, so that both sides meet the same noise */
+    bool quick;
+} bench_settings;
+
+extern bench_settings bench;
+
+/* A slice of one side: does its work and returns what it measured, smaller is better. */
+typedef double (*bench_slice)(void *state);
+
+/* Runs the two sides and the control in alternation and adds the line. The line's texts, bar and `judged` are given. */
+void bench_compare(bench_line *line, bench_slice ours, bench_slice theirs, void *state);
+
+/* One side only: the median of the blocks, judged by the bar. */
+void bench_measure(bench_line *line, bench_slice ours, void *state);
+
+double bench_median(double *values, size_t count); /* sorts them */
+
+uint64_t bench_wall(void); /* ns */
+uint64_t bench_cpu(void);  /* ns that this thread has run: what other programs take does not count */
+
+void bench_pin(void); /* to one processor */
+void bench_unpin(void);
+
+/* --------------------------------------------------------------------------------------------------------- trap.c */
+
+/* What is allocated: through the hooks of a context, and by malloc in the library. */
+typedef struct bench_memory {
+    size_t calls; /* that allocate */
+    size_t bytes; /* in use */
+} bench_memory;
+extern bench_memory bench_hooked, bench_malloced;
+
+void bench_hook_memory(aflock_ctx_options *options);
+
+/* Runs `work` in a child process whose system calls are counted between its calls of bench_trap_begin and _end. -1: not
+ * possible here. */
+long bench_count_calls(void (*work)(void *state), void *state);
+void bench_trap_begin(void);
+void bench_trap_end(void);
+
+/* ------------------------------------------------------------------------------------------------------- files */
+
+const char *bench_file(unsigned number);        /* a path in the bench's own directory; overwritten by the next call */
+void bench_check(int status, const char *what); /* ends the program with a message if status is not 0 */
+void bench_check_errno(bool good, const char *what);
+
+/* ----------------------------------------------------------------------------------------------------------- rows */
+
+void row_cycle(void);
+void row_try(void);
+void row_system_calls(void);
+void row_allocations(void);
+void row_handoff(void);
+void row_pool(void);
+void row_waiters(void);
+void row_processes(void);
+
+#endif

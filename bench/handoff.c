@@ -1,0 +1,235 @@
+/* From holder to waiter: inside a process, where it must cost no system call, and between processes. */
+#include "bench.h"
+
+#include <aflock/epoll.h>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* --------------------------------------------------------------------------------------------------- in one process */
+
+enum { QUEUE = 1000, RUN = 16 };
+
+typedef struct relay {
+    aflock_ctx *ctx;
+    aflock *lock;
+    size_t count, seen;
+    bool trapped;
+    uint64_t first, last;
+} relay;
+
+static void on_turn(aflock *lock, const aflock_result *result, void *user)
+{
+    relay *r = user;
+    bench_check(result->status, "acquire");
+    if (r->seen++ == 0) {
+        r->first = bench_cpu();
+        if (r->trapped)
+            bench_trap_begin();
+    }
+    if (r->seen == r->count) {
+        if (r->trapped)
+            bench_trap_end();
+        r->last = bench_cpu();
+    }
+    bench_check(aflock_release(lock, result->req, NULL, NULL), "aflock_release");
+}
+
+static void relay_open(relay *r, bool endless)
+{
+    aflock_epoll_options e;
+    aflock_ctx_options o;
+    aflock_epoll_options_init(&e);
+    aflock_ctx_options_init(&o);
+    if (endless) { /* a run of hand-offs does not end: only hand-offs are measured */
+        o.handoff_grants = UINT32_MAX;
+        o.handoff_time = AFLOCK_FOREVER;
+    }
+    e.ctx = &o;
+    *r = (relay){0};
+    bench_check(aflock_epoll_new(&r->ctx, &e), "aflock_epoll_new");
+    bench_check(aflock_open(&r->lock, r->ctx, bench_file(0), NULL), "aflock_open");
+}
+
+static void relay_run(relay *r, size_t count)
+{
+    r->count = count;
+    r->seen = 0;
+    for (size_t i = 0; i < count; i++)
+        bench_check(aflock_acquire(r->lock, NULL, on_turn, r, NULL), "aflock_acquire");
+    bench_check(aflock_epoll_run(r->ctx), "aflock_epoll_run");
+}
+
+static void relay_close(relay *r)
+{
+    bench_check(aflock_close(r->lock), "aflock_close");
+    bench_check(aflock_ctx_free(r->ctx, AFLOCK_SECOND), "aflock_ctx_free");
+}
+
+static double relay_slice(void *state)
+{
+    relay *r = state;
+    relay_run(r, QUEUE);
+    return (double)(r->last - r->first) / (QUEUE - 1);
+}
+
+static void counted_run(void *state)
+{
+    relay r;
+    (void)state;
+    relay_open(&r, false);
+    relay_run(&r, 1); /* the path is resolved */
+    r.trapped = true;
+    relay_run(&r, RUN);
+    relay_close(&r);
+}
+
+void row_handoff(void)
+{
+    static const char ROW[] = "handoff";
+    relay r;
+    bench_pin();
+    relay_open(&r, true);
+    bench_measure(
+        &(bench_line){.row = ROW, .what = "hand-off inside a process", .unit = "ns", .bar = 1000, .judged = true},
+        relay_slice, &r);
+    relay_close(&r);
+    bench_unpin();
+    long calls = bench_count_calls(counted_run, NULL);
+    if (calls < 0)
+        bench_skip(ROW, "system calls cannot be counted here (ptrace)");
+    else
+        bench_add(&(bench_line){.row = ROW,
+                                .what = "system calls: a run of 16 grants",
+                                .unit = "calls",
+                                .ours = (double)calls,
+                                .judged = true});
+}
+
+/* ------------------------------------------------------------------------------------------------ between processes */
+
+enum { HANDOFFS = 10 };
+
+/* Shared with the holder, a child process. */
+typedef struct exchange {
+    atomic_int wanted; /* the parent asks for the lock to be taken, and then waits for it */
+    atomic_int taken;
+    atomic_ullong released; /* when the holder began to unlock */
+} exchange;
+
+typedef struct pair {
+    exchange *shared;
+    pid_t holder;
+    aflock_ctx *ctx;
+    aflock *lock;
+    double latency;
+    char path[256];
+} pair;
+
+static void sleep_for(uint64_t ns)
+{
+    struct timespec ts = {.tv_sec = (time_t)(ns / AFLOCK_SECOND), .tv_nsec = (long)(ns % AFLOCK_SECOND)};
+    nanosleep(&ts, NULL);
+}
+
+/* Holds between 20 and 70 ms, so that the releases meet every phase of a poll of 50 ms. */
+static void hold_on_demand(const pair *p)
+{
+    exchange *x = p->shared;
+    for (unsigned round = 0;; round++) {
+        while (!atomic_load(&x->wanted))
+            sleep_for(AFLOCK_MILLISECOND / 5);
+        atomic_store(&x->wanted, 0);
+        int fd = open(p->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+        if (fd < 0 || flock(fd, LOCK_EX) != 0)
+            _exit(1);
+        atomic_store(&x->taken, 1);
+        sleep_for((20 + round * 17 % 50) * AFLOCK_MILLISECOND);
+        atomic_store(&x->released, bench_wall());
+        flock(fd, LOCK_UN);
+        close(fd);
+    }
+}
+
+static void let_it_be_taken(const pair *p)
+{
+    atomic_store(&p->shared->wanted, 1);
+    while (!atomic_load(&p->shared->taken))
+        sleep_for(AFLOCK_MILLISECOND / 5);
+    atomic_store(&p->shared->taken, 0);
+}
+
+static double since_release(const pair *p)
+{
+    return (double)(bench_wall() - atomic_load(&p->shared->released)) / 1000;
+}
+
+static void on_arrival(aflock *lock, const aflock_result *result, void *user)
+{
+    pair *p = user;
+    bench_check(result->status, "acquire");
+    p->latency = since_release(p);
+    bench_check(aflock_release(lock, result->req, NULL, NULL), "aflock_release");
+}
+
+static double waiting_slice(void *state)
+{
+    pair *p = state;
+    double latency[HANDOFFS];
+    for (size_t i = 0; i < HANDOFFS; i++) {
+        let_it_be_taken(p);
+        bench_check(aflock_acquire(p->lock, NULL, on_arrival, p, NULL), "aflock_acquire");
+        bench_check(aflock_epoll_run(p->ctx), "aflock_epoll_run");
+        latency[i] = p->latency;
+    }
+    return bench_median(latency, HANDOFFS);
+}
+
+static double blocked_slice(void *state)
+{
+    const pair *p = state;
+    double latency[HANDOFFS];
+    for (size_t i = 0; i < HANDOFFS; i++) {
+        let_it_be_taken(p);
+        int fd = open(p->path, O_RDWR | O_CLOEXEC);
+        bench_check_errno(fd >= 0 && flock(fd, LOCK_EX) == 0, "flock");
+        latency[i] = since_release(p);
+        close(fd);
+    }
+    return bench_median(latency, HANDOFFS);
+}
+
+void row_processes(void)
+{
+    pair p = {.holder = -1};
+    snprintf(p.path, sizeof p.path, "%s", bench_file(0));
+    p.shared = mmap(NULL, sizeof *p.shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    bench_check_errno(p.shared != MAP_FAILED, "mmap");
+    p.holder = fork();
+    bench_check_errno(p.holder >= 0, "fork");
+    if (p.holder == 0)
+        hold_on_demand(&p);
+    bench_check(aflock_epoll_new(&p.ctx, NULL), "aflock_epoll_new");
+    bench_check(aflock_open(&p.lock, p.ctx, p.path, NULL), "aflock_open");
+    bench_settings usual = bench;
+    bench = (bench_settings){.blocks = bench.quick ? 2 : 5, .slices = 1, .quick = bench.quick};
+    bench_compare(&(bench_line){.row = "processes",
+                                .what = "hand-off between processes, p50",
+                                .against = "a process blocked in flock",
+                                .unit = "us"},
+                  waiting_slice, blocked_slice, &p);
+    bench = usual;
+    bench_check(aflock_close(p.lock), "aflock_close");
+    bench_check(aflock_ctx_free(p.ctx, AFLOCK_SECOND), "aflock_ctx_free");
+    kill(p.holder, SIGKILL);
+    waitpid(p.holder, NULL, 0);
+    munmap(p.shared, sizeof *p.shared);
+}

@@ -1,0 +1,171 @@
+/* The results: a table for people, JSON for programs. */
+#include "bench.h"
+
+#include <cjson/cJSON.h>
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LINES = 64 };
+
+typedef struct skipped {
+    const char *row;
+    char why[160];
+} skipped;
+
+static bench_line lines[MAX_LINES];
+static skipped skips[MAX_LINES];
+static size_t line_count, skip_count;
+
+static const char *const VERDICTS[] = {[MET] = "met", [NOISE] = "noise", [MISSED] = "missed", [REPORTED] = "-"};
+
+bench_verdict bench_judge(const bench_line *line)
+{
+    double value = line->against ? line->ours / line->theirs : line->ours, ratios[MAX_BLOCKS];
+    if (!line->judged)
+        return REPORTED;
+    if (line->against && line->blocks) {
+        memcpy(ratios, line->ratio, sizeof ratios);
+        value = bench_median(ratios, line->blocks);
+    }
+    if (value <= line->bar)
+        return MET;
+    return value <= line->bar + line->spread ? NOISE : MISSED;
+}
+
+static double ratio_of(const bench_line *line)
+{
+    double ratios[MAX_BLOCKS];
+    memcpy(ratios, line->ratio, sizeof ratios);
+    return bench_median(ratios, line->blocks);
+}
+
+void bench_add(const bench_line *line)
+{
+    if (line_count == MAX_LINES)
+        return;
+    lines[line_count++] = *line;
+    fprintf(stderr, "  %s: %s\n", line->row, line->what);
+}
+
+void bench_skip(const char *row, const char *format, ...)
+{
+    if (skip_count == MAX_LINES)
+        return;
+    skipped *s = &skips[skip_count++];
+    va_list arguments;
+    s->row = row;
+    va_start(arguments, format);
+    vsnprintf(s->why, sizeof s->why, format, arguments);
+    va_end(arguments);
+}
+
+/* --------------------------------------------------------------------------------------------------------- the table
+ */
+
+static void print_number(double value, const char *unit)
+{
+    char text[32];
+    snprintf(text, sizeof text, value >= 1000 ? "%.0f %s" : value >= 10 ? "%.1f %s" : "%.2f %s", value, unit);
+    printf(" %13s", text);
+}
+
+static void print_line(const bench_line *line)
+{
+    printf("%-50s", line->what);
+    print_number(line->ours, line->unit);
+    if (line->against) {
+        print_number(line->theirs, line->unit);
+        printf(" %7.3f", ratio_of(line));
+    } else {
+        printf(" %13s %7s", "", "");
+    }
+    if (line->judged)
+        printf(" %7.4g", line->bar);
+    else
+        printf(" %7s", "-");
+    if (line->against)
+        printf(" %6.1f%%", line->spread * 100);
+    else
+        printf(" %7s", "");
+    printf("  %s\n", VERDICTS[bench_judge(line)]);
+}
+
+bool bench_print(void)
+{
+    bool good = true;
+    printf("\n%-50s %13s %13s %7s %7s %7s  %s\n", "what", "ours", "theirs", "ratio", "bar", "A/A", "");
+    for (size_t i = 0; i < line_count; i++) {
+        print_line(&lines[i]);
+        good &= bench_judge(&lines[i]) != MISSED;
+    }
+    for (size_t i = 0; i < skip_count; i++)
+        printf("skipped: %s: %s\n", skips[i].row, skips[i].why);
+    return good;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ JSON */
+
+static void add_numbers(cJSON *to, const char *name, const double *values, size_t count)
+{
+    cJSON_AddItemToObject(to, name, cJSON_CreateDoubleArray(values, (int)count));
+}
+
+static void add_line(cJSON *rows, const bench_line *line)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddStringToObject(row, "row", line->row);
+    cJSON_AddStringToObject(row, "what", line->what);
+    cJSON_AddStringToObject(row, "unit", line->unit);
+    cJSON_AddNumberToObject(row, "ours", line->ours);
+    if (line->against) {
+        cJSON_AddStringToObject(row, "against", line->against);
+        cJSON_AddNumberToObject(row, "theirs", line->theirs);
+        cJSON_AddNumberToObject(row, "ratio", ratio_of(line));
+        cJSON_AddNumberToObject(row, "control_spread", line->spread);
+        add_numbers(row, "block_ratios", line->ratio, line->blocks);
+        add_numbers(row, "block_controls", line->control, line->blocks);
+    } else if (line->blocks) {
+        add_numbers(row, "blocks", line->ratio, line->blocks);
+    }
+    if (line->judged)
+        cJSON_AddNumberToObject(row, "bar", line->bar);
+    cJSON_AddStringToObject(row, "verdict", line->judged ? VERDICTS[bench_judge(line)] : "reported");
+    cJSON_AddItemToArray(rows, row);
+}
+
+static char *json_text(void)
+{
+    cJSON *all = cJSON_CreateObject();
+    cJSON_AddStringToObject(all, "version", aflock_version());
+    cJSON_AddBoolToObject(all, "quick", bench.quick);
+    cJSON *rows = cJSON_AddArrayToObject(all, "rows");
+    for (size_t i = 0; i < line_count; i++)
+        add_line(rows, &lines[i]);
+    cJSON *not_run = cJSON_AddArrayToObject(all, "skipped");
+    for (size_t i = 0; i < skip_count; i++) {
+        cJSON *skip = cJSON_CreateObject();
+        cJSON_AddStringToObject(skip, "row", skips[i].row);
+        cJSON_AddStringToObject(skip, "why", skips[i].why);
+        cJSON_AddItemToArray(not_run, skip);
+    }
+    char *text = cJSON_Print(all);
+    cJSON_Delete(all);
+    return text;
+}
+
+bool bench_write_json(const char *file)
+{
+    char *text = json_text();
+    FILE *f = text ? fopen(file, "we") : NULL;
+    bool good = f && fprintf(f, "%s\n", text) >= 0;
+    if (f && fclose(f) != 0)
+        good = false;
+    if (!good)
+        fprintf(stderr, "%s: %s\n", file, strerror(errno));
+    cJSON_free(text);
+    return good;
+}

@@ -1,0 +1,70 @@
+# One line adds one test.
+
+# The environment in which tests run. Debian's own Python has the packages that the tests need, whatever PATH says.
+set(AFLOCK_TEST_ENVIRONMENT
+    "AFLOCK_COMMAND=$<TARGET_FILE:aflock-command>"
+    "AFLOCK_SOURCE_DIR=${PROJECT_SOURCE_DIR}"
+    "AFLOCK_BINARY_DIR=${PROJECT_BINARY_DIR}"
+    "PYTHON=/usr/bin/python3"
+    "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:verify_asan_link_order=0"
+    "UBSAN_OPTIONS=print_stacktrace=1"
+    # Tests fork while pool threads live, as users do.
+    "TSAN_OPTIONS=die_after_fork=0:second_deadlock_stack=1"
+)
+
+# Instrumented code is slow: how much longer tests may take, libcheck's own limit per test case included.
+if(AFLOCK_INSTRUMENT)
+    set(AFLOCK_TEST_SLOWER 3)
+else()
+    set(AFLOCK_TEST_SLOWER 1)
+endif()
+
+# aflock_add_test(NAME [TIMEOUT seconds] [LABELS label...] [SLOWER factor] [SERIAL] COMMAND word...)
+# registers any command.
+function(aflock_add_test name)
+    cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT;SLOWER" "LABELS;COMMAND")
+    if(NOT arg_TIMEOUT)
+        set(arg_TIMEOUT 60)
+    endif()
+    if(NOT arg_SLOWER)
+        set(arg_SLOWER ${AFLOCK_TEST_SLOWER})
+    endif()
+    math(EXPR timeout "${arg_TIMEOUT} * ${arg_SLOWER}")
+    add_test(NAME ${name} COMMAND ${arg_COMMAND} COMMAND_EXPAND_LISTS)
+    set_tests_properties(${name} PROPERTIES
+        ENVIRONMENT "${AFLOCK_TEST_ENVIRONMENT};CK_TIMEOUT_MULTIPLIER=${arg_SLOWER}"
+        LABELS "${arg_LABELS}"
+        RUN_SERIAL "${arg_SERIAL}"
+        SKIP_RETURN_CODE 77
+        TIMEOUT ${timeout}
+    )
+endfunction()
+
+# aflock_test(NAME SOURCES file... [LIBRARIES target...] [TIMEOUT seconds] [UNIT] [SERIAL])
+# builds a libcheck program and registers it. It sees the core's internal headers and links the static core.
+#   UNIT    fast and of one process: it also runs under valgrind in the release preset
+#   SERIAL  not together with other tests: it loads the machine or looks at the clock
+function(aflock_test name)
+    cmake_parse_arguments(PARSE_ARGV 1 arg "UNIT;SERIAL" "TIMEOUT" "SOURCES;LIBRARIES")
+    aflock_program(${name} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES} aflock::aflock-static PkgConfig::CHECK)
+    target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/core" "${PROJECT_SOURCE_DIR}/tests")
+
+    set(options "")
+    if(arg_TIMEOUT)
+        list(APPEND options TIMEOUT ${arg_TIMEOUT})
+    endif()
+    if(arg_SERIAL)
+        list(APPEND options SERIAL)
+    endif()
+    if(arg_UNIT)
+        list(APPEND options LABELS unit)
+    endif()
+    aflock_add_test(${name} ${options} COMMAND ${name})
+
+    if(arg_UNIT AND AFLOCK_TEST_VALGRIND)
+        aflock_add_test(${name}.valgrind LABELS valgrind SLOWER 5
+            COMMAND "${AFLOCK_VALGRIND}" --quiet --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite
+            --show-leak-kinds=definite $<TARGET_FILE:${name}>
+        )
+    endif()
+endfunction()

@@ -1,0 +1,296 @@
+/* See scene.h. */
+#include "support/scene.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { WATCHDOG = 20 }; /* seconds */
+
+aflock_ctx *scene;
+char scene_directory[PATH_MAX];
+int scene_contended, scene_inline, scene_pooled, scene_logged;
+
+static int descriptors_before;
+static int asked, answered;
+
+/* ----------------------------------------------------------------------------------------------------- the fixture */
+
+static void on_trace(aflock_trace_event event, const char *path, aflock_req req, int64_t value, void *user)
+{
+    (void)path, (void)req, (void)user;
+    if (event == AFLOCK_TRACE_CONTENDED)
+        scene_contended++;
+    if (event == AFLOCK_TRACE_ATTEMPT)
+        *(value ? &scene_inline : &scene_pooled) += 1;
+}
+
+static void on_log(aflock_log_level level, const char *message, void *user)
+{
+    (void)level, (void)message, (void)user;
+    scene_logged++;
+}
+
+void scene_make_context(void)
+{
+    aflock_ctx_options o;
+    aflock_epoll_options e;
+    aflock_ctx_options_init(&o);
+    aflock_epoll_options_init(&e);
+    o.trace = on_trace;
+    o.log = on_log;
+    e.ctx = &o;
+    scene_contended = scene_inline = scene_pooled = scene_logged = 0;
+    asked = answered = 0;
+    descriptors_before = scene_descriptors();
+    ck_assert_int_eq(aflock_epoll_new(&scene, &e), 0);
+    seam_install(scene);
+}
+
+void scene_free_context(void)
+{
+    if (!scene)
+        return;
+    ck_assert_int_eq(aflock_ctx_free(scene, 5 * AFLOCK_SECOND), 0);
+    scene = NULL;
+    ck_assert_int_eq(answered, asked);
+    ck_assert_int_eq(scene_descriptors(), descriptors_before);
+}
+
+void scene_begin(void)
+{
+    strcpy(scene_directory, "/tmp/aflock-test-XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(scene_directory));
+    ck_assert_int_eq(chdir(scene_directory), 0);
+    scene_make_context();
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st, (void)type, (void)ftw;
+    return remove(path);
+}
+
+void scene_end(void)
+{
+    scene_free_context();
+    ck_assert_int_eq(chdir("/"), 0);
+    ck_assert_int_eq(nftw(scene_directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+/* ------------------------------------------------------------------------------------------------------- the calls */
+
+aflock *scene_open(const char *path, aflock_io io)
+{
+    aflock *lock;
+    aflock_options o;
+    aflock_options_init(&o);
+    o.io = io;
+    o.poll_interval = 500 * AFLOCK_MICROSECOND;
+    ck_assert_int_eq(aflock_open(&lock, scene, path, &o), 0);
+    return lock;
+}
+
+aflock_acquire_options scene_options(uint32_t more_flags, uint32_t fewer_flags)
+{
+    aflock_acquire_options o;
+    aflock_acquire_options_init(&o);
+    o.flags = (o.flags | more_flags) & ~fewer_flags;
+    return o;
+}
+
+void scene_answer(aflock *lock, const aflock_result *result, void *user)
+{
+    answer *a = user;
+    (void)lock;
+    a->count++;
+    answered++;
+    a->result = *result;
+    a->result.step = NULL; /* the callback's only */
+    a->result.path = NULL;
+    strncpy(a->step, result->step ? result->step : "", sizeof a->step - 1);
+    strncpy(a->path, result->path, sizeof a->path - 1);
+}
+
+void scene_expect(int answers)
+{
+    asked += answers;
+}
+
+void scene_run_until(const int *counter, int value)
+{
+    time_t end = time(NULL) + WATCHDOG;
+    while (*counter < value) {
+        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
+        ck_assert_msg(time(NULL) < end, "nothing came");
+    }
+}
+
+answer scene_acquire(aflock *lock, const aflock_acquire_options *options)
+{
+    answer a = {0};
+    aflock_req req;
+    ck_assert_int_eq(aflock_acquire(lock, options, scene_answer, &a, &req), 0);
+    asked++;
+    ck_assert_int_eq(a.count, 0);
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(a.count, 1);
+    ck_assert(a.result.req.id == req.id);
+    ck_assert_str_eq(a.path, aflock_path(lock));
+    return a;
+}
+
+aflock_req scene_hold(aflock *lock, const aflock_acquire_options *options)
+{
+    answer a = scene_acquire(lock, options);
+    ck_assert_msg(a.result.status == 0, "%s at %s: %s", aflock_error_name(a.result.status), a.step,
+                  strerror(a.result.sys_errno));
+    ck_assert_int_ge(a.result.fd, 0);
+    ck_assert_int_eq(a.result.fd, aflock_fd(lock, a.result.req));
+    return a.result.req;
+}
+
+answer scene_release(aflock *lock, aflock_req req)
+{
+    answer a = {0};
+    ck_assert_int_eq(aflock_release(lock, req, scene_answer, &a), 0);
+    asked++;
+    scene_run_until(&a.count, 1);
+    return a;
+}
+
+void scene_must_work(aflock *lock)
+{
+    aflock_req req = scene_hold(lock, NULL);
+    ck_assert(!scene_is_free(aflock_path(lock), LOCK_SH));
+    ck_assert_int_eq(scene_release(lock, req).result.status, 0);
+    ck_assert(scene_is_free(aflock_path(lock), LOCK_EX));
+    ck_assert_int_eq(aflock_depth(lock, NULL), 0);
+}
+
+/* -------------------------------------------------------------------------------------------------- other processes */
+
+bool scene_is_free(const char *path, int operation)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    ck_assert_int_ge(fd, 0);
+    int rc = flock(fd, operation | LOCK_NB);
+    ck_assert(rc == 0 || errno == EWOULDBLOCK);
+    close(fd);
+    return rc == 0;
+}
+
+pid_t scene_holder(const char *path, int flags, int operation)
+{
+    int ready[2];
+    char byte;
+    ck_assert_int_eq(pipe2(ready, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        int fd = open(path, flags, 0666);
+        if (fd < 0 || flock(fd, operation) != 0 || write(ready[1], "", 1) != 1)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    close(ready[1]);
+    ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return pid;
+}
+
+void scene_holder_end(pid_t pid)
+{
+    int status;
+    ck_assert_int_eq(kill(pid, SIGKILL), 0);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFSIGNALED(status));
+}
+
+void scene_in_child(void (*body)(void))
+{
+    int status;
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        body();
+        _exit(0); /* a failed assertion exits with 1 */
+    }
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- looking */
+
+int scene_entries(const char *folder)
+{
+    int count = 0;
+    DIR *d = opendir(folder);
+    ck_assert_ptr_nonnull(d);
+    for (const struct dirent *e; (e = readdir(d)) != NULL;)
+        count += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
+    closedir(d);
+    return count;
+}
+
+int scene_descriptors(void)
+{
+    return scene_entries("/proc/self/fd") - 1; /* the one that reads the folder */
+}
+
+void scene_write(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    close(fd);
+}
+
+long scene_size(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 ? (long)st.st_size : -1;
+}
+
+unsigned scene_mode(const char *path)
+{
+    struct stat st;
+    ck_assert_int_eq(lstat(path, &st), 0);
+    return (unsigned)st.st_mode & 07777;
+}
+
+void scene_long_path(char *path, size_t length)
+{
+    for (size_t i = 0; i < length; i++)
+        path[i] = i % 2 ? '/' : 'x';
+    path[length] = '\0';
+}
+
+int scene_main(const char *name, const TTest *const once[], const TTest *const each[])
+{
+    Suite *suite = suite_create(name);
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, 2 * WATCHDOG);
+    tcase_add_checked_fixture(tcase, scene_begin, scene_end);
+    for (size_t i = 0; once && once[i]; i++)
+        tcase_add_test(tcase, once[i]);
+    for (size_t i = 0; each && each[i]; i++)
+        tcase_add_loop_test(tcase, each[i], 0, SCENE_IO_COUNT);
+    suite_add_tcase(suite, tcase);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_NORMAL);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

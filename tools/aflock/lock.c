@@ -1,0 +1,398 @@
+/* Waits for the lock, in an event loop that also hears of signals and of the seconds that pass.
+ *
+ * A lock on a file is never unlocked here: as with flock(1) it lives in the open file description, which the command
+ * and all that it starts may inherit, and ends when the last of them closes it. So after a success on a path the
+ * context is kept until the process ends (aflock_ctx_free would unlock). With a descriptor of the caller's it is freed
+ * at once.
+ */
+#include "lock.h"
+
+#include "message.h"
+#include "progress.h"
+
+#include <aflock/epoll.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct waiter {
+    const options *options;
+    const signals *signals;
+    aflock_ctx *ctx;
+    aflock *lock;
+    uint64_t started;
+    int contended; /* an attempt found the lock taken */
+    int watching;  /* the wait is being shown */
+    int asking;    /* who holds the lock is being found out */
+    int signal;    /* that ended the wait, or 0 */
+    int answered;
+    int status; /* the answer: 0 or AFLOCK_E... */
+    int sys_errno;
+    char step[32];
+    progress progress;
+} waiter;
+
+/* Process-wide on purpose: what it points to must be reachable until the process ends. */
+static waiter the_waiter;
+
+static uint64_t now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * AFLOCK_SECOND + (uint64_t)t.tv_nsec;
+}
+
+/* ------------------------------------------------------------------------------------------------- the wait, shown */
+
+static void on_second(aflock_ctx *ctx, void *user);
+
+static void on_inspected(aflock *lock, const aflock_holder *holder, void *user)
+{
+    waiter *w = user;
+
+    (void)lock;
+    w->asking = 0;
+    if (w->answered || w->signal)
+        return;
+    progress_holder(&w->progress, holder);
+    progress_show(&w->progress, now() - w->started);
+}
+
+static void show_wait(waiter *w)
+{
+    if (!w->asking)
+        w->asking = aflock_inspect(w->lock, on_inspected, w) == 0;
+    /* An answer that takes longer than a second, or never comes, must not keep the line from being shown. */
+    if (aflock_epoll_timer(w->ctx, AFLOCK_SECOND, on_second, w) != 0 || !w->asking)
+        progress_show(&w->progress, now() - w->started);
+}
+
+static void on_second(aflock_ctx *ctx, void *user)
+{
+    waiter *w = user;
+
+    (void)ctx;
+    progress_show(&w->progress, now() - w->started);
+    if (w->progress.terminal)
+        show_wait(w);
+}
+
+static void on_trace(aflock_trace_event event, const char *path, aflock_req req, int64_t value, void *user)
+{
+    waiter *w = user;
+
+    (void)path;
+    (void)req;
+    (void)value;
+    if (event == AFLOCK_TRACE_CONTENDED)
+        w->contended = 1;
+}
+
+/* --------------------------------------------------------------------------------------------------------- the wait */
+
+static void on_signal(aflock_ctx *ctx, int fd, unsigned events, void *user)
+{
+    waiter *w = user;
+    siginfo_t info;
+    int number;
+
+    (void)ctx;
+    (void)fd;
+    (void)events;
+    while (!w->signal && (number = signals_next(w->signals, &info, 0)) != 0) {
+        if (number != SIGCHLD) /* of a child that whoever became aflock had started before */
+            w->signal = number;
+    }
+}
+
+static void answer(waiter *w, int status, int sys_errno, const char *step)
+{
+    w->answered = 1;
+    w->status = status;
+    w->sys_errno = sys_errno;
+    snprintf(w->step, sizeof w->step, "%s", step ? step : "");
+}
+
+static void on_lock(aflock *lock, const aflock_result *result, void *user)
+{
+    (void)lock;
+    answer(user, result->status, result->sys_errno, result->step);
+}
+
+/* What is left of the time-out; one that has run out still allows an attempt. */
+static uint64_t remaining(const waiter *w)
+{
+    uint64_t timeout = w->options->timeout, waited = now() - w->started;
+
+    if (timeout == 0 || timeout == AFLOCK_FOREVER)
+        return timeout;
+    return waited < timeout ? timeout - waited : 1;
+}
+
+static int request(waiter *w, uint32_t flags)
+{
+    aflock_acquire_options ao;
+
+    aflock_acquire_options_init(&ao);
+    ao.timeout = remaining(w);
+    ao.mode = w->options->mode;
+    ao.flags = flags;
+    return aflock_acquire(w->lock, &ao, on_lock, w, NULL);
+}
+
+/* Runs the loop until the request is answered or a signal ends the wait. */
+static void run(waiter *w)
+{
+    while (!w->answered && !w->signal) {
+        int status = aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER);
+        if (status != 0) {
+            answer(w, status, errno, "event loop");
+        } else if (w->contended && w->options->verbose && w->options->timeout > 0 && !w->watching && !w->answered) {
+            w->watching = 1;
+            show_wait(w);
+        }
+    }
+    progress_clear(&w->progress);
+}
+
+static int open_lock(waiter *w, const char *path, int fd)
+{
+    aflock_options lo;
+
+    aflock_options_init(&lo);
+    lo.protocol = w->options->protocol;
+    return path ? aflock_open(&w->lock, w->ctx, path, &lo) : aflock_open_fd(&w->lock, w->ctx, fd, &lo);
+}
+
+/* One request from its start to its answer, on `path` or, if that is NULL, on `fd`. */
+static void wait_for(waiter *w, const char *path, int fd, uint32_t flags)
+{
+    int status;
+
+    (void)aflock_epoll_timer_cancel(w->ctx, on_second, w);
+    (void)aflock_close(w->lock); /* of an earlier request, which was answered */
+    w->lock = NULL;
+    w->answered = w->contended = w->watching = 0;
+    status = open_lock(w, path, fd);
+    if (status == 0)
+        status = request(w, flags);
+    if (status != 0)
+        answer(w, status, 0, path ? "open" : "flock");
+    run(w);
+}
+
+/* ------------------------------------------------------------------------------------------------------- the answer */
+
+static int lock_failed(const waiter *w)
+{
+    return !w->options->file || strcmp(w->step, "flock") == 0 || strcmp(w->step, "fcntl") == 0;
+}
+
+/* The exit status that flock(1) has for this failure. */
+static int failure_status(const waiter *w)
+{
+    switch (w->sys_errno ? w->sys_errno : w->status) {
+    case ENOMEM:
+    case AFLOCK_ENOMEM:
+        return EX_OSERR;
+    case ENOLCK:
+        return lock_failed(w) ? EX_OSERR : EX_NOINPUT;
+    case EMFILE:
+    case ENFILE:
+    case AFLOCK_EMFILE:
+        return lock_failed(w) ? EX_DATAERR : EX_OSERR;
+    case EROFS:
+    case ENOSPC:
+        return lock_failed(w) ? EX_DATAERR : EX_CANTCREAT;
+    default:
+        return lock_failed(w) ? EX_DATAERR : EX_NOINPUT;
+    }
+}
+
+static const char *target(const options *o)
+{
+    static char number[16];
+
+    if (o->file)
+        return o->file;
+    snprintf(number, sizeof number, "%d", o->fd);
+    return number;
+}
+
+static int failure(const waiter *w)
+{
+    const options *o = w->options;
+    const char *reason = w->sys_errno ? strerror(w->sys_errno) : aflock_strerror(w->status);
+
+    if (w->status == AFLOCK_EWOULDBLOCK || w->status == AFLOCK_ETIMEDOUT) {
+        if (o->verbose)
+            complain(w->status == AFLOCK_EWOULDBLOCK ? "failed to get lock" : "timeout while waiting to get lock");
+        return o->conflict_status;
+    }
+    complain("cannot %s %s: %s: %s", lock_failed(w) ? "lock" : "open lock file", target(o), w->step, reason);
+    return failure_status(w);
+}
+
+static void report_time(const options *o, uint64_t waited)
+{
+    uint64_t us = waited / AFLOCK_MICROSECOND;
+
+    if (o->verbose)
+        report("getting lock took %llu.%06llu seconds", (unsigned long long)(us / 1000000),
+               (unsigned long long)(us % 1000000));
+}
+
+/* ---------------------------------------------------------------------------------------- files that aflock opens */
+
+/* Opens what the library does not: flock(1) locks anything that can be opened, devices too.
+ * Signals act at once meanwhile, since to open a FIFO or a tape can take for ever. -1: errno says why. */
+static int open_as_flock_does(const waiter *w)
+{
+    const options *o = w->options;
+    int access = o->protocol == AFLOCK_OFD && o->mode == AFLOCK_EXCLUSIVE && !o->unlock ? O_WRONLY : O_RDONLY;
+    int flags = O_NOCTTY | (o->close ? O_CLOEXEC : 0);
+    sigset_t blocked;
+    int fd, error;
+
+    sigprocmask(SIG_SETMASK, &w->signals->inherited, &blocked);
+    fd = open(o->file, access | flags | O_CREAT, 0666);
+    if (fd < 0 && errno == EISDIR) /* O_CREAT is refused for directories */
+        fd = open(o->file, O_RDONLY | flags);
+    error = errno;
+    sigprocmask(SIG_SETMASK, &blocked, NULL);
+    errno = error;
+    return fd;
+}
+
+static int open_failed(waiter *w)
+{
+    answer(w, AFLOCK_ESYS, errno, "open");
+    return failure(w);
+}
+
+/* -u: there is nothing to wait for, and on a file that was just opened nothing to drop. */
+static int drop(waiter *w)
+{
+    const options *o = w->options;
+    struct flock whole_file = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+    int fd = o->file ? open_as_flock_does(w) : o->fd;
+    uint64_t started = now();
+
+    if (fd < 0 && o->file)
+        return open_failed(w);
+    if (o->protocol == AFLOCK_OFD ? fcntl(fd, F_OFD_SETLK, &whole_file) != 0 : flock(fd, LOCK_UN) != 0) {
+        answer(w, AFLOCK_ESYS, errno, o->protocol == AFLOCK_OFD ? "fcntl" : "flock");
+        return failure(w);
+    }
+    report_time(o, now() - started);
+    return GO_ON;
+}
+
+/* ---------------------------------------------------------------------------------------------------------- the lock
+ */
+
+static uint32_t file_flags(const options *o)
+{
+    uint32_t flags = AFLOCK_CREATE | AFLOCK_FOLLOW | AFLOCK_DIRECTORY;
+
+    if (!o->close)
+        flags |= AFLOCK_INHERIT;
+    if (o->protocol != AFLOCK_OFD || o->mode == AFLOCK_SHARED) /* only these exclusive locks need to write */
+        flags |= AFLOCK_READ_ONLY;
+    return flags;
+}
+
+/* On NFS flock(2) is a record lock, which an exclusive holder must be able to write. */
+static int wants_write_access(const waiter *w)
+{
+    return !w->signal && lock_failed(w) && (w->sys_errno == EBADF || w->sys_errno == EIO) &&
+           w->options->mode == AFLOCK_EXCLUSIVE && access(w->options->file, R_OK | W_OK) == 0;
+}
+
+/* "d/" and "d/." are directories or errors; the library takes what comes after "d" for superfluous. */
+static int insists_on_directory(const char *path)
+{
+    size_t length = strlen(path);
+
+    if (length > 1 && path[length - 1] == '.' && path[length - 2] == '/')
+        length--;
+    return length > 0 && path[length - 1] == '/';
+}
+
+static int take_opened(waiter *w)
+{
+    int fd = open_as_flock_does(w); /* never closed: it carries the lock */
+
+    if (fd < 0)
+        return open_failed(w);
+    wait_for(w, NULL, fd, 0);
+    return GO_ON;
+}
+
+static int take_file(waiter *w)
+{
+    const char *path = w->options->file;
+    uint32_t flags = file_flags(w->options);
+
+    if (insists_on_directory(path))
+        return take_opened(w);
+    wait_for(w, path, -1, flags);
+    if ((flags & AFLOCK_READ_ONLY) && wants_write_access(w))
+        wait_for(w, path, -1, flags & ~(uint32_t)AFLOCK_READ_ONLY);
+    return !w->signal && w->status == AFLOCK_ENOTFILE ? take_opened(w) : GO_ON;
+}
+
+static int start(waiter *w)
+{
+    aflock_ctx_options co;
+    aflock_epoll_options eo;
+    int status;
+
+    aflock_ctx_options_init(&co);
+    co.trace = on_trace;
+    co.trace_user = w;
+    aflock_epoll_options_init(&eo);
+    eo.ctx = &co;
+    status = aflock_epoll_new(&w->ctx, &eo);
+    if (status == 0)
+        status = aflock_epoll_watch(w->ctx, w->signals->fd, AFLOCK_EPOLL_READ, on_signal, w);
+    if (status == 0)
+        return GO_ON;
+    complain("cannot make an event loop: %s", aflock_strerror(status));
+    (void)aflock_ctx_free(w->ctx, 0);
+    return EX_OSERR;
+}
+
+int lock_take(const options *o, const signals *s)
+{
+    waiter *w = &the_waiter;
+    int status;
+
+    *w = (waiter){.options = o, .signals = s};
+    if (o->unlock)
+        return drop(w);
+    if ((status = start(w)) != GO_ON)
+        return status;
+    if (o->verbose)
+        progress_init(&w->progress, target(o));
+    w->started = now();
+    if (o->file)
+        status = take_file(w);
+    else
+        wait_for(w, NULL, o->fd, 0);
+    if (w->signal || w->status != 0 || !o->file)
+        (void)aflock_ctx_free(w->ctx, 0);
+    if (w->signal)
+        die_by(s, w->signal);
+    if (status == GO_ON && w->status != 0)
+        status = failure(w);
+    if (status == GO_ON)
+        report_time(o, now() - w->started);
+    return status;
+}

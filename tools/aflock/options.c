@@ -1,0 +1,276 @@
+/* Reads the command line the way flock(1) does: same options, same numbers, same exit statuses for what is wrong.
+ *
+ * Touches neither files nor locks. The first operand ends the options, so that those of the command are left alone.
+ */
+#include "options.h"
+
+#include "message.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <paths.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+enum { OPTION_VERBOSE = CHAR_MAX + 1, OPTION_FCNTL };
+
+static const struct option long_options[] = {
+    {"shared", no_argument, NULL, 's'},
+    {"exclusive", no_argument, NULL, 'x'},
+    {"unlock", no_argument, NULL, 'u'},
+    {"nonblocking", no_argument, NULL, 'n'},
+    {"nb", no_argument, NULL, 'n'},
+    {"timeout", required_argument, NULL, 'w'},
+    {"wait", required_argument, NULL, 'w'},
+    {"conflict-exit-code", required_argument, NULL, 'E'},
+    {"close", no_argument, NULL, 'o'},
+    {"no-fork", no_argument, NULL, 'F'},
+    {"fcntl", no_argument, NULL, OPTION_FCNTL},
+    {"verbose", no_argument, NULL, OPTION_VERBOSE},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {NULL, 0, NULL, 0},
+};
+
+static const char help_text[] =
+    "Usage:\n"
+    "  aflock [options] FILE|DIRECTORY COMMAND [ARGUMENT...]\n"
+    "  aflock [options] FILE|DIRECTORY -c STRING\n"
+    "  aflock [options] NUMBER\n"
+    "\n"
+    "Runs a command while holding a file lock, or locks an open descriptor.\n"
+    "A drop-in for flock(1).\n"
+    "\n"
+    "  -s, --shared                   take a shared lock\n"
+    "  -x, -e, --exclusive            take an exclusive lock (default)\n"
+    "  -u, --unlock                   drop the lock of a descriptor\n"
+    "  -n, --nonblock, --nb           do not wait: fail if somebody else holds the lock\n"
+    "  -w, --timeout, --wait SECONDS  wait at most so long; fractions are allowed\n"
+    "  -E, --conflict-exit-code CODE  exit status when the lock was not to be had (default 1)\n"
+    "  -o, --close                    the command does not inherit the lock\n"
+    "  -F, --no-fork                  become the command instead of waiting for it\n"
+    "  -c, --command STRING           run STRING with $SHELL or /bin/sh; after FILE\n"
+    "      --fcntl                    open-file-description lock on the whole file\n"
+    "      --verbose                  say how long the lock took, and who holds it meanwhile\n"
+    "  -h, --help                     show this text\n"
+    "  -V, --version                  show the version\n"
+    "\n"
+    "status, break, append, replace, update and verify are reserved words: for a file\n"
+    "of that name write ./status and so on. More in aflock(1).\n";
+
+/* First words that later releases will give a meaning. */
+static const char *const reserved_words[] = {"status", "break", "append", "replace", "update", "verify"};
+
+static int usage_error(void)
+{
+    complain("try '%s --help' for more", program_invocation_short_name);
+    return EX_USAGE;
+}
+
+/* A whole decimal int; as strict as flock(1): leading white space and a sign, nothing behind. */
+static int parse_int(const char *text, int *out)
+{
+    char *end;
+    long value;
+
+    errno = 0;
+    value = strtol(text, &end, 10);
+    if (end == text || *end)
+        return EINVAL;
+    if (errno || value < INT_MIN || value > INT_MAX)
+        return ERANGE;
+    *out = (int)value;
+    return 0;
+}
+
+/* Seconds to nanoseconds, rounded up so that a time-out never comes early. flock(1) counts microseconds, and to it less
+ * than one is none. EINVAL: not a number; ERANGE: not a time, which flock(1) only finds when it sets its timer. */
+static int parse_seconds(const char *text, uint64_t *out)
+{
+    char *end;
+    long double seconds = strtold(text, &end);
+    long double ns = seconds * 1e9L;
+
+    if (end == text || *end)
+        return EINVAL;
+    if (!(seconds >= 0 && seconds <= (long double)INT64_MAX))
+        return ERANGE;
+    if (ns >= (long double)UINT64_MAX) {
+        *out = AFLOCK_FOREVER;
+        return 0;
+    }
+    *out = seconds < 1e-6L ? 0 : (uint64_t)ns;
+    if (*out && (long double)*out < ns)
+        ++*out;
+    return 0;
+}
+
+static int parse_conflict_status(options *o, const char *text)
+{
+    int error = parse_int(text, &o->conflict_status);
+
+    if (error)
+        complain("invalid exit code: '%s'%s%s", text, error == ERANGE ? ": " : "",
+                 error == ERANGE ? strerror(error) : "");
+    else if (o->conflict_status < 0 || o->conflict_status > 255)
+        complain("exit code out of range (0 to 255): '%s'", text);
+    else
+        return GO_ON;
+    return EX_USAGE;
+}
+
+/* What the options say before they are weighed against each other. */
+struct waiting {
+    int nonblock;
+    const char *not_a_time; /* the argument of -w, if it is a number but no time */
+    uint64_t timeout;
+};
+
+static int parse_timeout(struct waiting *w, const char *text)
+{
+    int error = parse_seconds(text, &w->timeout);
+
+    w->not_a_time = error == ERANGE ? text : NULL;
+    if (error != EINVAL)
+        return GO_ON;
+    complain("invalid timeout value: '%s'", text);
+    return EX_USAGE;
+}
+
+static int show_version(void)
+{
+    print("aflock ");
+    print(aflock_version());
+    print("\n");
+    return EX_OK;
+}
+
+static int show_help(void)
+{
+    print(help_text);
+    return EX_OK;
+}
+
+static int parse_option(options *o, struct waiting *w, int option)
+{
+    switch (option) {
+    case 's':
+        o->mode = AFLOCK_SHARED;
+        o->unlock = 0;
+        return GO_ON;
+    case 'e':
+    case 'x':
+        o->mode = AFLOCK_EXCLUSIVE;
+        o->unlock = 0;
+        return GO_ON;
+    case 'u':
+        o->unlock = 1;
+        return GO_ON;
+    case 'n':
+        w->nonblock = 1;
+        return GO_ON;
+    case 'w':
+        return parse_timeout(w, optarg);
+    case 'E':
+        return parse_conflict_status(o, optarg);
+    case 'o':
+        o->close = 1;
+        return GO_ON;
+    case 'F':
+        o->no_fork = 1;
+        return GO_ON;
+    case OPTION_FCNTL:
+        o->protocol = AFLOCK_OFD;
+        return GO_ON;
+    case OPTION_VERBOSE:
+        o->verbose = 1;
+        return GO_ON;
+    case 'V':
+        return show_version();
+    case 'h':
+        return show_help();
+    default:
+        return usage_error();
+    }
+}
+
+static int parse_descriptor(options *o, const char *text)
+{
+    if (parse_int(text, &o->fd) == 0)
+        return GO_ON;
+    complain("bad file descriptor: '%s'", text);
+    return EX_USAGE;
+}
+
+static int parse_command(options *o, int count, char **words)
+{
+    char *shell;
+
+    if (strcmp(words[0], "-c") != 0 && strcmp(words[0], "--command") != 0) {
+        o->command = words;
+        return GO_ON;
+    }
+    if (count != 2) {
+        complain("%s requires exactly one command argument", words[0]);
+        return EX_USAGE;
+    }
+    shell = getenv("SHELL");
+    o->shell[0] = shell && *shell ? shell : (char *)_PATH_BSHELL;
+    o->shell[1] = (char *)"-c";
+    o->shell[2] = words[1];
+    o->command = o->shell;
+    return GO_ON;
+}
+
+static int parse_operands(options *o, int count, char **words)
+{
+    if (count == 0) {
+        complain("requires file descriptor, file or directory");
+        return EX_USAGE;
+    }
+    for (size_t i = 0; i < sizeof reserved_words / sizeof reserved_words[0]; i++) {
+        if (strcmp(words[0], reserved_words[i]) == 0) {
+            complain("'%s' is reserved for a later release; a file of that name is written ./%s", words[0], words[0]);
+            return EX_USAGE;
+        }
+    }
+    if (count == 1)
+        return parse_descriptor(o, words[0]);
+    o->file = words[0];
+    return parse_command(o, count - 1, words + 1);
+}
+
+static int check_timeout(options *o, const struct waiting *w)
+{
+    if (w->not_a_time) {
+        complain("cannot wait for '%s' seconds: %s", w->not_a_time, strerror(EINVAL));
+        return EX_OSERR;
+    }
+    o->timeout = w->nonblock ? 0 : w->timeout;
+    return GO_ON;
+}
+
+int options_parse(options *o, int argc, char **argv)
+{
+    struct waiting w = {.timeout = AFLOCK_FOREVER};
+    int option, status;
+
+    *o = (options){.mode = AFLOCK_EXCLUSIVE, .protocol = AFLOCK_NATIVE, .conflict_status = 1, .fd = -1};
+    if (argc < 2) {
+        complain("not enough arguments");
+        return usage_error();
+    }
+    while ((option = getopt_long(argc, argv, "+sexunw:E:oFhV", long_options, NULL)) != -1) {
+        if ((status = parse_option(o, &w, option)) != GO_ON)
+            return status;
+    }
+    if (o->no_fork && o->close) {
+        complain("the --no-fork and --close options are incompatible");
+        return EX_USAGE;
+    }
+    if ((status = parse_operands(o, argc - optind, argv + optind)) != GO_ON)
+        return status;
+    return check_timeout(o, &w);
+}

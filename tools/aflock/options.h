@@ -1,0 +1,28 @@
+/* The command line of aflock, read. */
+#ifndef AFLOCK_COMMAND_OPTIONS_H
+#define AFLOCK_COMMAND_OPTIONS_H
+
+#include <aflock/aflock.h>
+
+typedef struct options {
+    aflock_mode mode;
+    aflock_protocol protocol;
+    int unlock;          /* -u: no lock is taken, a lock on the descriptor is dropped */
+    uint64_t timeout;    /* ns; 0: one attempt; AFLOCK_FOREVER */
+    int conflict_status; /* what to exit with when somebody else holds the lock */
+    int close;           /* the command does not inherit the lock */
+    int no_fork;
+    int verbose;
+    const char *file; /* NULL in the descriptor form */
+    int fd;           /* descriptor form */
+    char **command;   /* NULL in the descriptor form */
+    char *shell[4];   /* the command, when it is a string for a shell */
+} options;
+
+enum { GO_ON = -1 }; /* no exit status yet */
+
+/* Fills in `o`. Returns GO_ON, or the status to exit with when everything was said already (help, errors). Strings
+ * point into argv and the environment. */
+int options_parse(options *o, int argc, char **argv);
+
+#endif

@@ -1,0 +1,124 @@
+/* The line that is shown during a wait.
+ *
+ * On a terminal it is rewritten in place with nothing but a carriage return and spaces, cut to the window's width, and
+ * only while aflock is in the foreground: a background job must not paint over the shell's prompt. Names come from
+ * other users' processes and files, so they are made printable first.
+ */
+#include "progress.h"
+
+#include "message.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+void progress_init(progress *p, const char *target)
+{
+    *p = (progress){.target = target, .terminal = isatty(STDERR_FILENO)};
+}
+
+/* The name of a process. 0, or -1 when it cannot be read. */
+static int read_name(int64_t pid, char *name, size_t size)
+{
+    char path[64], text[64];
+    ssize_t n;
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/%lld/comm", (long long)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return -1;
+    text[n] = '\0';
+    text[strcspn(text, "\n")] = '\0';
+    make_printable(name, size, text);
+    return 0;
+}
+
+void progress_holder(progress *p, const aflock_holder *holder)
+{
+    char name[64], others[32] = "";
+
+    p->holder[0] = '\0';
+    if (holder->status != 0 || !holder->held || holder->pid <= 0 || holder->pid > INT_MAX)
+        return;
+    if (holder->count > 1)
+        snprintf(others, sizeof others, " and %u more", holder->count - 1);
+    if (read_name(holder->pid, name, sizeof name) == 0)
+        snprintf(p->holder, sizeof p->holder, ", held by pid %d (%s)%s", (int)holder->pid, name, others);
+    else if (kill((pid_t)holder->pid, 0) != 0 &&
+             errno == ESRCH) /* others share its descriptor, unknown to the kernel */
+        snprintf(p->holder, sizeof p->holder, ", locked by pid %d, which has ended%s", (int)holder->pid, others);
+    else
+        snprintf(p->holder, sizeof p->holder, ", held by pid %d%s", (int)holder->pid, others);
+}
+
+/* Columns that a line may take; the last one stays free, or some terminals wrap. */
+static size_t columns(void)
+{
+    struct winsize window;
+
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &window) != 0 || window.ws_col < 2)
+        return 79;
+    return window.ws_col - 1u;
+}
+
+/* Where to cut `text` to at most `width` bytes without splitting a UTF-8 sequence. */
+static size_t cut(const char *text, size_t width)
+{
+    size_t length = strlen(text);
+
+    if (length <= width)
+        return length;
+    while (width > 0 && ((unsigned char)text[width] & 0xc0) == 0x80)
+        width--;
+    return width;
+}
+
+static void draw(progress *p, const char *line)
+{
+    size_t width = cut(line, columns());
+    size_t blanks = p->width > width ? p->width - width : 0;
+
+    dprintf(STDERR_FILENO, "\r%.*s%*s", (int)width, line, (int)blanks, "");
+    p->width = width;
+}
+
+static int in_background(void)
+{
+    pid_t foreground = tcgetpgrp(STDERR_FILENO);
+
+    return foreground > 0 && foreground != getpgrp(); /* not our controlling terminal: no such thing as a background */
+}
+
+void progress_show(progress *p, uint64_t waited)
+{
+    char target[PATH_MAX], line[PATH_MAX + 256];
+
+    make_printable(target, sizeof target, p->target);
+    if (!p->terminal) {
+        if (!p->announced)
+            complain("waiting for %s%s", target, p->holder);
+    } else if (!in_background()) {
+        snprintf(line, sizeof line, "%s: waiting for %s: %llu s%s", program_invocation_short_name, target,
+                 (unsigned long long)(waited / AFLOCK_SECOND), p->holder);
+        draw(p, line);
+    }
+    p->announced = 1;
+}
+
+void progress_clear(progress *p)
+{
+    if (p->width == 0 || in_background())
+        return;
+    draw(p, "");
+    dprintf(STDERR_FILENO, "\r");
+}
