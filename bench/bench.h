@@ -22,18 +22,20 @@ enum { MAX_BLOCKS = 16 };
 /* ------------------------------------------------------------------------------------------------------- report.c */
 
 typedef struct bench_line {
-    const char *row;     /* name for --row */
+    const char *row;     /* name for --rows */
     const char *what;    /* what ours does */
     const char *against; /* what theirs does; NULL: there is no other side */
     const char *unit;    /* of ours and theirs: "ns", "us", ... */
     double ours, theirs; /* medians of the blocks */
-    double bar;          /* at most: of ours / theirs, or of ours if there is no other side; 0 with `judged`: none */
+    double bar;          /* at most: of ours / theirs; of ours if there is no other side */
     bool judged;         /* false: reported only */
     double spread;       /* of the control: its largest distance from 1 */
     size_t blocks;
-    double ratio[MAX_BLOCKS], control[MAX_BLOCKS]; /* of the blocks */
+    double ratio[MAX_BLOCKS]; /* of the blocks; of ours alone if there is no other side */
+    double control[MAX_BLOCKS];
 } bench_line;
 
+/* NOISE: missed by less than the control's spread. */
 typedef enum { MET, NOISE, MISSED, REPORTED } bench_verdict;
 
 bench_verdict bench_judge(const bench_line *line);

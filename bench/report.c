@@ -22,25 +22,21 @@ static size_t line_count, skip_count;
 
 static const char *const VERDICTS[] = {[MET] = "met", [NOISE] = "noise", [MISSED] = "missed", [REPORTED] = "-"};
 
-bench_verdict bench_judge(const bench_line *line)
-{
-    double value = line->against ? line->ours / line->theirs : line->ours, ratios[MAX_BLOCKS];
-    if (!line->judged)
-        return REPORTED;
-    if (line->against && line->blocks) {
-        memcpy(ratios, line->ratio, sizeof ratios);
-        value = bench_median(ratios, line->blocks);
-    }
-    if (value <= line->bar)
-        return MET;
-    return value <= line->bar + line->spread ? NOISE : MISSED;
-}
-
 static double ratio_of(const bench_line *line)
 {
     double ratios[MAX_BLOCKS];
     memcpy(ratios, line->ratio, sizeof ratios);
     return bench_median(ratios, line->blocks);
+}
+
+bench_verdict bench_judge(const bench_line *line)
+{
+    if (!line->judged)
+        return REPORTED;
+    double value = line->against ? ratio_of(line) : line->ours;
+    if (value <= line->bar)
+        return MET;
+    return value <= line->bar + line->spread ? NOISE : MISSED;
 }
 
 void bench_add(const bench_line *line)

@@ -651,6 +651,25 @@ START_TEST(release_failed_without_answer_is_retried_ever_more_slowly)
 }
 END_TEST
 
+START_TEST(a_release_can_be_answered_before_its_end)
+{
+    afl_machine_end_release(&d.machine, p, AFLOCK_ECLOSED, d.now); /* nothing to answer */
+    driver_see(&d, "");
+    driver_hold(&d, p, a);
+    driver_release(&d, a, true);
+    driver_see(&d, "release p");
+    afl_machine_end_release(&d.machine, p, AFLOCK_ECLOSED, d.now);
+    driver_see(&d, "a released");
+    ck_assert_int_eq(a->status, AFLOCK_ECLOSED);
+    driver_done(&d, p, FAILED(AFL_GRIP_HELD)); /* goes on without it */
+    driver_see(&d, "");
+    driver_next_timer(&d, 10 * MS);
+    driver_see(&d, "release p");
+    driver_done(&d, p, DONE);
+    driver_finish(&d);
+}
+END_TEST
+
 START_TEST(a_file_that_could_not_be_released_is_handed_on)
 {
     driver_hold(&d, p, a);
@@ -847,6 +866,7 @@ int main(void)
         release_of_one_of_several_is_answered_without_the_file,
         release_failed_with_answer_is_held_as_before,
         release_failed_without_answer_is_retried_ever_more_slowly,
+        a_release_can_be_answered_before_its_end,
         a_file_that_could_not_be_released_is_handed_on,
         a_request_during_release_tries_afterwards,
         one_who_waits_during_a_failed_release_waits_on,

@@ -367,6 +367,7 @@ END_TEST
 START_TEST(a_pause_each_run_while_somebody_foreign_is_there)
 {
     afl_request *holder = a;
+    d.poll = 1 * MS;
     driver_hold(&d, p, a);
     ping_pong(&holder, 1 * US, 100);
     afl_request *next = holder == a ? b : a;
@@ -377,7 +378,7 @@ START_TEST(a_pause_each_run_while_somebody_foreign_is_there)
     driver_see(&d, next == a ? "try p a" : "try p b");
     driver_done(&d, p, CONTENDED); /* somebody foreign had it */
     driver_see(&d, "");
-    driver_next_timer(&d, 50 * MS);
+    driver_next_timer(&d, 1 * MS);
     driver_see(&d, next == a ? "try p a" : "try p b");
     driver_done(&d, p, WON);
     driver_see(&d, next == a ? "a held" : "b held");

@@ -221,17 +221,18 @@ END_TEST
 
 START_TEST(a_grown_table_keeps_the_order)
 {
-    static afl_request *tables[2][16];
+    static afl_request *tables[3][16];
     afl_request *a = held("a", p, EXCLUSIVE, NULL);
     waiting("b1", p, EXCLUSIVE, &B);
     waiting("b2", p, EXCLUSIVE, &B);
     waiting("c", p, EXCLUSIVE, &C);
-    afl_machine_owner_table(&d.machine, tables[0], 16);
     waiting("b3", p, EXCLUSIVE, &B);
+    afl_machine_owner_table(&d.machine, tables[0], 2);
+    waiting("b4", p, EXCLUSIVE, &B);
     afl_machine_owner_table(&d.machine, tables[1], 16);
-    afl_machine_owner_table(&d.machine, memset(tables[0], 0, sizeof tables[0]), 4);
+    afl_machine_owner_table(&d.machine, tables[2], 4); /* or shrink */
     driver_release(&d, a, false);
-    driver_see(&d, "b1 held; b2 held; b3 held");
+    driver_see(&d, "b1 held; b2 held; b3 held; b4 held");
 }
 END_TEST
 

@@ -762,6 +762,14 @@ START_TEST(a_watch_for_nobody_is_not_asked_for)
 }
 END_TEST
 
+START_TEST(a_watch_that_comes_too_late_is_ended)
+{
+    afl_machine_watched(&d.machine, p, true, d.now);
+    driver_see(&d, "unwatch p");
+    driver_finish(&d);
+}
+END_TEST
+
 /* a waits, p is watched. */
 static void a_listens(void)
 {
@@ -978,6 +986,20 @@ START_TEST(a_forgotten_path_leaves_no_trace)
 }
 END_TEST
 
+START_TEST(a_path_can_be_forgotten_while_it_gives_up)
+{
+    driver_hold(&d, p, a);
+    driver_release(&d, a, false);
+    driver_see(&d, "release p");
+    driver_done(&d, p, FAILED(AFL_GRIP_HELD));
+    driver_see(&d, "");
+    ck_assert_uint_eq(d.machine.releasing, 1);
+    afl_machine_forget(&d.machine, p); /* the context goes away; what is left is the protocol's */
+    ck_assert_uint_eq(d.machine.releasing, 0);
+    driver_no_timer(&d);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {
@@ -1030,6 +1052,7 @@ int main(void)
         nothing_kept_is_not_watched,
         the_watch_ends_with_what_it_watches,
         a_watch_for_nobody_is_not_asked_for,
+        a_watch_that_comes_too_late_is_ended,
         a_hint_tries_at_once_and_then_on_the_ladder,
         the_ladder_collapses_below_the_resolution,
         a_coarse_timer_has_no_ladder,
@@ -1043,6 +1066,7 @@ int main(void)
         answers_come_in_the_order_of_decision,
         answers_can_be_delivered_out_of_order,
         a_forgotten_path_leaves_no_trace,
+        a_path_can_be_forgotten_while_it_gives_up,
         NULL,
     };
     return driver_run("machine: queue", setup, tests);

@@ -9,7 +9,6 @@
 #include "support/machine_driver.h"
 
 #include <stdlib.h>
-#include <stdio.h>
 
 /* --------------------------------------------------------------------------------------------------------- choices */
 
@@ -342,7 +341,7 @@ static void walk(unsigned depth, const afl_request *attributes, size_t count, bo
         leave(&w);
         walks++;
     } while (next_walk(&w.choices));
-    fprintf(stderr,"walks %u\n",walks);ck_assert_uint_ge(walks, least);
+    ck_assert_uint_ge(walks, least);
 }
 
 START_TEST(walk_strangers)

@@ -53,7 +53,7 @@ static void fails_with(aflock *lock, seam_call call, int error, int status, cons
 
 START_TEST(errors_of_the_lock_call)
 {
-    aflock *lock = scene_open("lock", _i), *record = open_ofd("record", _i);
+    aflock *lock = scene_open("lock", scene_io(_i)), *record = open_ofd("record", scene_io(_i));
     fails_with(lock, SEAM_LOCK, ENOLCK, AFLOCK_ESYS, "flock");
     ck_assert(scene_is_free("lock", LOCK_EX));
     fails_with(lock, SEAM_LOCK, ENOSYS, AFLOCK_ENOTSUP, "flock");
@@ -69,7 +69,7 @@ END_TEST
 
 START_TEST(errors_of_other_calls)
 {
-    aflock *lock = scene_open("a/lock", _i);
+    aflock *lock = scene_open("a/lock", scene_io(_i));
     fails_with(lock, SEAM_MKDIR, ENOSPC, AFLOCK_ENOSPC, "mkdir");
     ck_assert_int_eq(scene_entries("."), 0);
     fails_with(lock, SEAM_CREATE, EMFILE, AFLOCK_EMFILE, "open");
@@ -103,7 +103,7 @@ START_TEST(interrupted_calls_are_repeated)
         seam_fail(CALLS[i], 0, 3, EINTR);
     aflock_acquire_options o = scene_options(AFLOCK_TRUNCATE, 0);
     o.file_mode = 0600;
-    aflock *lock = scene_open("lock", _i), *record = open_ofd("record", _i);
+    aflock *lock = scene_open("lock", scene_io(_i)), *record = open_ofd("record", scene_io(_i));
     aflock_req req = scene_hold(lock, &o);
     ck_assert_int_eq(scene_size("lock"), 0);
     ck_assert_uint_eq(scene_mode("lock"), 0600);
@@ -119,7 +119,7 @@ END_TEST
 
 START_TEST(an_interrupted_close_is_done)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_REPORT_CLOSE, 0);
     aflock_req req = scene_hold(lock, &o);
     int closes = seam_count(SEAM_CLOSE);
@@ -135,7 +135,7 @@ END_TEST
 
 START_TEST(a_failed_unlock_keeps_the_hold)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_req req = scene_hold(lock, NULL);
     seam_fail(SEAM_UNLOCK, 0, 1, EIO);
     answer a = scene_release(lock, req);
@@ -152,7 +152,7 @@ END_TEST
 
 START_TEST(a_release_nobody_asks_about_is_repeated)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_req req = scene_hold(lock, NULL);
     seam_fail(SEAM_UNLOCK, 0, 2, EIO);
     ck_assert_int_eq(aflock_release(lock, req, NULL, NULL), 0);
@@ -193,7 +193,7 @@ START_TEST(replaced_between_open_and_lock)
 {
     scene_write("lock", "");
     for (int i = 0; i < 2; i++) {
-        aflock *lock = scene_open("lock", _i);
+        aflock *lock = scene_open("lock", scene_io(_i));
         recreate = i;
         replacements = 3;
         seam_before(SEAM_LOCK, replace_lock);
@@ -212,7 +212,7 @@ END_TEST
 START_TEST(replaced_again_and_again)
 {
     scene_write("lock", "");
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     recreate = true;
     replacements = 100;
     seam_before(SEAM_LOCK, replace_lock);
@@ -228,7 +228,7 @@ END_TEST
 START_TEST(replaced_while_we_wait)
 {
     pid_t pid = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = {0};
     ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
     scene_expect(1);
@@ -247,7 +247,7 @@ END_TEST
 START_TEST(freed_after_it_was_replaced)
 {
     pid_t old = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = {0};
     ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
     scene_expect(1);
@@ -269,7 +269,7 @@ END_TEST
 START_TEST(unlinked_while_we_wait)
 {
     pid_t pid = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = {0};
     ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
     scene_expect(1);
@@ -287,7 +287,7 @@ END_TEST
 START_TEST(replaced_by_a_fifo_while_we_wait)
 {
     pid_t pid = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = {0};
     ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
     scene_expect(1);
@@ -304,7 +304,7 @@ END_TEST
 
 START_TEST(handed_on_only_while_the_path_names_it)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(0, 0);
     aflock_req req = scene_hold(lock, NULL);
     answer a = {0};
@@ -327,7 +327,7 @@ END_TEST
 /* FUSE and NFS: creating is not atomic, and the answer is a passing ENOENT. */
 START_TEST(missing_although_its_parent_is_there)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(0, AFLOCK_MAKE_PARENTS);
     seam_fail(SEAM_CREATE, 0, 2, ENOENT);
     aflock_req req = scene_hold(lock, &o);
@@ -341,7 +341,7 @@ END_TEST
 
 START_TEST(missing_for_ever)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     seam_fail(SEAM_CREATE, 0, 1000, ENOENT);
     answer a = scene_acquire(lock, NULL);
     check_failure(a, AFLOCK_ENOENT, ENOENT, "open");
@@ -357,7 +357,7 @@ START_TEST(creating_is_refused_for_a_file_that_is_there)
     static const int REFUSALS[] = {EACCES, EPERM};
     for (int i = 0; i < 2; i++) {
         scene_write("lock", "text");
-        aflock *lock = scene_open("lock", _i);
+        aflock *lock = scene_open("lock", scene_io(_i));
         seam_reset();
         seam_fail(SEAM_CREATE, 0, 1000, REFUSALS[i]);
         aflock_req req = scene_hold(lock, NULL);
@@ -380,7 +380,7 @@ static void unlink_lock_once(void)
 START_TEST(gone_after_creating_was_refused)
 {
     scene_write("lock", "text");
-    aflock *lock = scene_open("lock", _i), *other = scene_open("other", _i);
+    aflock *lock = scene_open("lock", scene_io(_i)), *other = scene_open("other", scene_io(_i));
     scene_must_work(other); /* the folder is known */
     replacements = 1;
     seam_before(SEAM_CREATE, unlink_lock_once);
@@ -396,7 +396,7 @@ END_TEST
 START_TEST(a_directory_that_turns_into_a_file)
 {
     scene_write("lock", "text");
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_DIRECTORY, 0);
     seam_fail(SEAM_OPEN_CACHED, 0, 1000, EAGAIN);
     seam_fail(SEAM_CREATE, 0, 1, EISDIR);
@@ -433,7 +433,7 @@ static answer convert_with(aflock *lock, int error)
 
 START_TEST(an_exclusive_hold_becomes_a_shared_one)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = convert_with(lock, 0);
     ck_assert_int_eq(a.result.status, 0);
     ck_assert_int_eq(a.result.attempts, 0);
@@ -446,7 +446,7 @@ END_TEST
 
 START_TEST(a_lost_conversion_is_contention)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = convert_with(lock, EWOULDBLOCK);
     ck_assert_int_eq(a.result.status, 0);
     ck_assert_int_ge((int)a.result.attempts, 1);
@@ -457,7 +457,7 @@ END_TEST
 
 START_TEST(a_failed_conversion_is_an_error)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = convert_with(lock, EIO);
     check_failure(a, AFLOCK_ESYS, EIO, "flock");
     come_to_rest();
@@ -471,7 +471,7 @@ END_TEST
 START_TEST(a_killed_holder_frees_the_file_for_a_waiter)
 {
     pid_t pid = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = {0};
     ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
     scene_expect(1);

@@ -67,6 +67,19 @@ START_TEST(relative_path_too_long_with_its_directory)
 }
 END_TEST
 
+START_TEST(relative_path_without_a_directory)
+{
+    aflock *lock;
+    ck_assert_int_eq(mkdir("gone", 0777), 0);
+    ck_assert_int_eq(chdir("gone"), 0);
+    ck_assert_int_eq(rmdir("../gone"), 0);
+    ck_assert_int_eq(aflock_open(&lock, scene, "lock", NULL), AFLOCK_ENOENT);
+    ck_assert_ptr_null(lock);
+    ck_assert_int_eq(chdir(scene_directory), 0);
+    scene_must_work(scene_open("lock", AFLOCK_IO_AUTO));
+}
+END_TEST
+
 START_TEST(component_too_long)
 {
     char name[257];
@@ -86,7 +99,7 @@ END_TEST
 /* File systems with a lower limit than the library's. */
 START_TEST(component_too_long_for_the_file_system)
 {
-    aflock *lock = scene_open("f", _i);
+    aflock *lock = scene_open("f", scene_io(_i));
     seam_fail(SEAM_CREATE, 0, 1, ENAMETOOLONG);
     refused(lock, NULL, AFLOCK_ENAMETOOLONG, "open", ENAMETOOLONG);
     scene_must_work(lock);
@@ -96,7 +109,7 @@ END_TEST
 START_TEST(directory)
 {
     ck_assert_int_eq(mkdir("d", 0777), 0);
-    aflock *lock = scene_open("d", _i);
+    aflock *lock = scene_open("d", scene_io(_i));
     refused(lock, NULL, AFLOCK_EISDIR, "open", EISDIR);
     aflock_acquire_options o = scene_options(AFLOCK_READ_ONLY, 0);
     refused(lock, &o, AFLOCK_EISDIR, "open", EISDIR);
@@ -111,13 +124,13 @@ END_TEST
 
 START_TEST(roots_and_dots)
 {
-    aflock *lock = scene_open("/", _i);
+    aflock *lock = scene_open("/", scene_io(_i));
     ck_assert_str_eq(aflock_path(lock), "/");
     refused(lock, NULL, AFLOCK_EISDIR, "open", EISDIR);
-    lock = scene_open(".", _i);
+    lock = scene_open(".", scene_io(_i));
     ck_assert_str_eq(aflock_path(lock), scene_directory);
     refused(lock, NULL, AFLOCK_EISDIR, "open", EISDIR);
-    lock = scene_open("x/..", _i);
+    lock = scene_open("x/..", scene_io(_i));
     ck_assert_int_eq(mkdir("x", 0777), 0);
     refused(lock, NULL, AFLOCK_EISDIR, "open", EISDIR);
 }
@@ -127,7 +140,7 @@ START_TEST(symbolic_link)
 {
     scene_write("target", "text");
     ck_assert_int_eq(symlink("target", "link"), 0);
-    aflock *lock = scene_open("link", _i);
+    aflock *lock = scene_open("link", scene_io(_i));
     refused(lock, NULL, AFLOCK_ELOOP, "open", ELOOP);
     ck_assert(scene_is_free("target", LOCK_EX));
     ck_assert_int_eq(unlink("link"), 0);
@@ -139,7 +152,7 @@ END_TEST
 START_TEST(dangling_symbolic_link)
 {
     ck_assert_int_eq(symlink("nowhere", "link"), 0);
-    aflock *lock = scene_open("link", _i);
+    aflock *lock = scene_open("link", scene_io(_i));
     refused(lock, NULL, AFLOCK_ELOOP, "open", ELOOP);
     ck_assert_int_eq(scene_size("nowhere"), -1);
 }
@@ -149,7 +162,7 @@ START_TEST(circle_of_symbolic_links)
 {
     ck_assert_int_eq(symlink("a", "b"), 0);
     ck_assert_int_eq(symlink("b", "a"), 0);
-    aflock *lock = scene_open("a", _i);
+    aflock *lock = scene_open("a", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_FOLLOW, 0);
     refused(lock, &o, AFLOCK_ELOOP, "open", ELOOP);
 }
@@ -158,7 +171,7 @@ END_TEST
 START_TEST(fifo)
 {
     ck_assert_int_eq(mkfifo("fifo", 0666), 0);
-    aflock *lock = scene_open("fifo", _i);
+    aflock *lock = scene_open("fifo", scene_io(_i));
     refused(lock, NULL, AFLOCK_ENOTFILE, "open", ENXIO);
     aflock_acquire_options o = scene_options(AFLOCK_READ_ONLY | AFLOCK_DIRECTORY, 0);
     refused(lock, &o, AFLOCK_ENOTFILE, "open", ENXIO);
@@ -170,7 +183,7 @@ END_TEST
 
 START_TEST(device)
 {
-    aflock *lock = scene_open("/dev/null", _i);
+    aflock *lock = scene_open("/dev/null", scene_io(_i));
     refused(lock, NULL, AFLOCK_ENOTFILE, "open", ENXIO);
     aflock_acquire_options o = scene_options(AFLOCK_TRUNCATE, 0);
     o.file_mode = 0600;
@@ -186,7 +199,7 @@ START_TEST(local_socket)
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     ck_assert_int_eq(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
     close(fd);
-    aflock *lock = scene_open("socket", _i);
+    aflock *lock = scene_open("socket", scene_io(_i));
     refused(lock, NULL, AFLOCK_ENOTFILE, "open", ENXIO);
     ck_assert_int_eq(unlink("socket"), 0);
     scene_must_work(lock);
@@ -196,7 +209,7 @@ END_TEST
 START_TEST(file_as_directory)
 {
     scene_write("file", "text");
-    aflock *lock = scene_open("file/lock", _i);
+    aflock *lock = scene_open("file/lock", scene_io(_i));
     refused(lock, NULL, AFLOCK_ENOTDIR, "open parent", ENOTDIR);
     ck_assert_int_eq(scene_size("file"), 4);
     ck_assert_int_eq(unlink("file"), 0);
@@ -206,7 +219,7 @@ END_TEST
 
 START_TEST(missing_parent_that_must_not_be_made)
 {
-    aflock *lock = scene_open("a/b/lock", _i);
+    aflock *lock = scene_open("a/b/lock", scene_io(_i));
     aflock_acquire_options o = scene_options(0, AFLOCK_MAKE_PARENTS);
     refused(lock, &o, AFLOCK_ENOENT, "open parent", ENOENT);
     ck_assert_int_eq(scene_entries("."), 0);
@@ -222,7 +235,7 @@ END_TEST
 
 START_TEST(missing_file_that_must_not_be_made)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(0, AFLOCK_CREATE);
     refused(lock, &o, AFLOCK_ENOENT, "open", ENOENT);
     ck_assert_int_eq(scene_entries("."), 0);
@@ -233,7 +246,7 @@ END_TEST
 /* Parents are made for a file, not for nothing. */
 START_TEST(no_parents_for_a_file_that_must_not_be_made)
 {
-    aflock *lock = scene_open("a/lock", _i);
+    aflock *lock = scene_open("a/lock", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_MAKE_PARENTS, AFLOCK_CREATE);
     refused(lock, &o, AFLOCK_ENOENT, "open parent", ENOENT);
     ck_assert_int_eq(scene_entries("."), 0);
@@ -244,7 +257,7 @@ END_TEST
 START_TEST(parent_that_is_a_dangling_link)
 {
     ck_assert_int_eq(symlink("nowhere", "link"), 0);
-    aflock *lock = scene_open("link/a/lock", _i);
+    aflock *lock = scene_open("link/a/lock", scene_io(_i));
     refused(lock, NULL, AFLOCK_ENOENT, "mkdir", ENOENT);
     ck_assert_int_eq(scene_entries("."), 1);
     ck_assert_int_eq(mkdir("nowhere", 0777), 0);
@@ -270,7 +283,7 @@ static void become_nobody(void)
     scene_make_context();
 }
 
-static int io_of_child;
+static aflock_io io_of_child;
 
 static void forbidden_file(void)
 {
@@ -286,7 +299,7 @@ static void forbidden_file(void)
 
 START_TEST(no_permission)
 {
-    io_of_child = _i;
+    io_of_child = scene_io(_i);
     scene_write("file", "");
     ck_assert_int_eq(chmod("file", 0), 0);
     ck_assert_int_eq(mkdir("folder", 0777), 0);
@@ -312,7 +325,7 @@ static void readable_file(void)
 
 START_TEST(permission_to_read_only)
 {
-    io_of_child = _i;
+    io_of_child = scene_io(_i);
     scene_write("file", "text");
     ck_assert_int_eq(chmod("file", 0444), 0);
     ck_assert_int_eq(chmod(".", 0555), 0);
@@ -332,7 +345,7 @@ static void folder_that_cannot_be_searched(void)
 
 START_TEST(no_permission_to_search)
 {
-    io_of_child = _i;
+    io_of_child = scene_io(_i);
     ck_assert_int_eq(mkdir("folder", 0777), 0);
     ck_assert_int_eq(mkdir("folder/inner", 0777), 0);
     ck_assert_int_eq(chmod("folder", 0), 0);
@@ -498,7 +511,7 @@ static void all_say(aflock *lock, aflock_req req, int status)
 
 START_TEST(stale_request)
 {
-    aflock *lock = scene_open("lock", _i), *other = scene_open("other", _i);
+    aflock *lock = scene_open("lock", scene_io(_i)), *other = scene_open("other", scene_io(_i));
     all_say(lock, (aflock_req){0}, AFLOCK_ESTALE);
     all_say(lock, (aflock_req){UINT64_MAX}, AFLOCK_ESTALE);
     aflock_req req = scene_hold(lock, NULL);
@@ -515,7 +528,7 @@ END_TEST
 START_TEST(release_while_waiting)
 {
     pid_t pid = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     answer a = {0};
     aflock_req req;
     aflock_acquire_options o = scene_options(0, 0);
@@ -541,7 +554,7 @@ END_TEST
 START_TEST(cancelled_wait_leaves_nothing)
 {
     pid_t pid = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     int descriptors = scene_descriptors();
     answer a = {0};
     aflock_req req;
@@ -576,7 +589,7 @@ static void free_inside(aflock *lock, const aflock_result *result, void *user)
 
 START_TEST(freeing_the_context_inside_its_callback)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     struct in_callback c = {0};
     ck_assert_int_eq(aflock_acquire(lock, NULL, free_inside, &c, NULL), 0);
     scene_run_until(&c.count, 1);
@@ -609,7 +622,7 @@ END_TEST
 
 START_TEST(freeing_what_is_held_gives_it_up)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     scene_hold(lock, NULL);
     ck_assert(!scene_is_free("lock", LOCK_SH));
     scene_free_context();
@@ -625,6 +638,7 @@ int main(void)
         empty_path,
         path_too_long,
         relative_path_too_long_with_its_directory,
+        relative_path_without_a_directory,
         component_too_long,
         null_arguments,
         sizes,

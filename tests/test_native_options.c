@@ -27,7 +27,7 @@ static void contended_once(aflock *lock, aflock_acquire_options o)
 START_TEST(mode_follows_the_umask)
 {
     umask(027);
-    aflock *lock = scene_open("a/lock", _i);
+    aflock *lock = scene_open("a/lock", scene_io(_i));
     scene_must_work(lock);
     ck_assert_uint_eq(scene_mode("a/lock"), 0640);
     ck_assert_uint_eq(scene_mode("a"), 0750);
@@ -39,7 +39,7 @@ END_TEST
 START_TEST(mode_that_is_asked_for_is_set)
 {
     umask(077);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(0, 0);
     o.file_mode = 0622;
     aflock_req req = scene_hold(lock, &o);
@@ -62,7 +62,7 @@ START_TEST(mode_is_not_touched_without_the_lock)
     pid_t pid = scene_holder("lock", O_RDWR, LOCK_SH);
     aflock_acquire_options o = scene_options(0, 0);
     o.file_mode = 0600;
-    contended_once(scene_open("lock", _i), o);
+    contended_once(scene_open("lock", scene_io(_i)), o);
     ck_assert_uint_eq(scene_mode("lock"), 0644);
     ck_assert_int_eq(seam_count(SEAM_FCHMOD), 0);
     scene_holder_end(pid);
@@ -72,7 +72,7 @@ END_TEST
 START_TEST(mode_of_somebody_elses_file)
 {
     static const int IGNORED[] = {EPERM, EACCES};
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(0, 0);
     o.file_mode = 0600;
     for (int i = 0; i < 2; i++) {
@@ -93,7 +93,7 @@ END_TEST
 
 START_TEST(parents_are_made_and_stay)
 {
-    aflock *lock = scene_open("a/b/../c//./lock", _i);
+    aflock *lock = scene_open("a/b/../c//./lock", scene_io(_i));
     scene_must_work(lock);
     ck_assert_int_eq(scene_size("a/c/lock"), 0);
     ck_assert_int_eq(scene_entries("a"), 2);
@@ -108,7 +108,7 @@ END_TEST
 START_TEST(contents_are_left_alone)
 {
     scene_write("lock", "text");
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     scene_must_work(lock);
     ck_assert_int_eq(scene_size("lock"), 4);
     ck_assert_int_eq(seam_count(SEAM_FTRUNCATE), 0);
@@ -118,7 +118,7 @@ END_TEST
 START_TEST(truncated_once_locked)
 {
     scene_write("lock", "text");
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_TRUNCATE, 0);
 
     pid_t pid = scene_holder("lock", O_RDWR, LOCK_SH);
@@ -135,7 +135,7 @@ END_TEST
 
 START_TEST(an_empty_file_is_not_truncated)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_TRUNCATE, 0);
     aflock_req req = scene_hold(lock, &o);
     ck_assert_int_eq(seam_count(SEAM_FTRUNCATE), 0);
@@ -146,7 +146,7 @@ END_TEST
 START_TEST(a_file_that_cannot_be_truncated)
 {
     scene_write("lock", "text");
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_TRUNCATE, 0);
     seam_fail(SEAM_FTRUNCATE, 0, 1, EIO);
     answer a = scene_acquire(lock, &o);
@@ -169,7 +169,7 @@ static int access_of(int fd)
 
 START_TEST(opened_for_writing_unless_read_only)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_req req = scene_hold(lock, NULL);
     ck_assert_int_eq(access_of(aflock_fd(lock, req)), O_RDWR);
     ck_assert_int_eq(fcntl(aflock_fd(lock, req), F_GETFD), FD_CLOEXEC);
@@ -184,7 +184,7 @@ END_TEST
 
 START_TEST(read_only_can_create)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_READ_ONLY, 0);
     aflock_req req = scene_hold(lock, &o);
     ck_assert_int_eq(scene_size("lock"), 0);
@@ -195,7 +195,7 @@ END_TEST
 /* A hold is not passed on to a request that needs another kind of descriptor. */
 START_TEST(each_waiter_gets_the_descriptor_it_asked_for)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options reading = scene_options(AFLOCK_READ_ONLY, 0), heir = scene_options(AFLOCK_INHERIT, 0);
     answer waiting[2] = {0};
     aflock_req req = scene_hold(lock, &reading);
@@ -218,7 +218,7 @@ END_TEST
 START_TEST(a_kept_descriptor_is_replaced_if_it_does_not_fit)
 {
     pid_t pid = scene_holder("lock", O_RDWR | O_CREAT, LOCK_EX);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_acquire_options reading = scene_options(AFLOCK_READ_ONLY, 0);
     answer first = {0}, second = {0};
     aflock_req req;
@@ -243,7 +243,7 @@ START_TEST(follows_links_if_asked)
     scene_write("target", "text");
     ck_assert_int_eq(symlink("target", "link"), 0);
     ck_assert_int_eq(symlink("new", "dangling"), 0);
-    aflock *lock = scene_open("link", _i), *dangling = scene_open("dangling", _i);
+    aflock *lock = scene_open("link", scene_io(_i)), *dangling = scene_open("dangling", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_FOLLOW, 0);
     aflock_req req = scene_hold(lock, &o);
     ck_assert(!scene_is_free("target", LOCK_SH));
@@ -258,7 +258,7 @@ END_TEST
 START_TEST(locks_directories_if_asked)
 {
     ck_assert_int_eq(mkdir("d", 0777), 0);
-    aflock *lock = scene_open("d", _i), *file = scene_open("file", _i);
+    aflock *lock = scene_open("d", scene_io(_i)), *file = scene_open("file", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_DIRECTORY | AFLOCK_TRUNCATE, 0);
     aflock_req req = scene_hold(lock, &o);
     struct stat st;
@@ -317,14 +317,14 @@ static void check_inheritance(bool inherit)
 
 START_TEST(programs_inherit_the_lock_if_asked)
 {
-    io_of_child = _i;
+    io_of_child = scene_io(_i);
     check_inheritance(true);
 }
 END_TEST
 
 START_TEST(programs_do_not_inherit_the_lock)
 {
-    io_of_child = _i;
+    io_of_child = scene_io(_i);
     check_inheritance(false);
 }
 END_TEST
@@ -361,7 +361,7 @@ START_TEST(on_acquired_runs_locked_where_attempts_run)
 {
     struct wish w = {0};
     aflock_acquire_options o = wishing(&w);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_req req = scene_hold(lock, &o);
     ck_assert_int_eq(w.calls, 1);
     ck_assert_int_eq(w.was_free, 0);
@@ -378,7 +378,7 @@ START_TEST(on_acquired_comes_after_truncation)
     scene_write("lock", "a longer text");
     aflock_acquire_options o = wishing(&w);
     o.flags |= AFLOCK_TRUNCATE;
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_req req = scene_hold(lock, &o);
     ck_assert_int_eq(scene_size("lock"), 4);
     ck_assert_int_eq(scene_release(lock, req).result.status, 0);
@@ -389,7 +389,7 @@ START_TEST(on_acquired_refuses)
 {
     struct wish w = {.answer = 42};
     aflock_acquire_options o = wishing(&w);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     int descriptors = scene_descriptors();
     answer a = scene_acquire(lock, &o);
     ck_assert_int_eq(a.result.status, AFLOCK_EREFUSED);
@@ -408,7 +408,7 @@ START_TEST(a_refusal_does_not_concern_the_next)
     struct wish w = {.answer = 42};
     aflock_acquire_options o = wishing(&w);
     answer first = {0}, second = {0};
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_req req = scene_hold(lock, NULL);
     ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, &first, NULL), 0);
     ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &second, NULL), 0);
@@ -425,7 +425,7 @@ START_TEST(a_failed_roll_back_is_reported_and_made_up_for)
 {
     struct wish w = {.answer = 42};
     aflock_acquire_options o = wishing(&w);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     seam_fail(SEAM_UNLOCK, 0, 2, EIO);
     answer a = scene_acquire(lock, &o);
     ck_assert_int_eq(a.result.status, AFLOCK_EREFUSED);
@@ -456,7 +456,7 @@ static answer release_with_a_failing_close(aflock *lock, uint32_t flags)
 
 START_TEST(a_failed_close_is_ignored)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     ck_assert_int_eq(release_with_a_failing_close(lock, 0).result.cleanup_errno, 0);
     scene_must_work(lock);
 }
@@ -464,7 +464,7 @@ END_TEST
 
 START_TEST(a_failed_close_is_reported_if_asked)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     ck_assert_int_eq(release_with_a_failing_close(lock, AFLOCK_REPORT_CLOSE).result.cleanup_errno, EIO);
     ck_assert_int_eq(release_with_a_failing_close(lock, 0).result.cleanup_errno, 0);
     scene_must_work(lock);
@@ -490,7 +490,7 @@ START_TEST(own_descriptor_is_locked_and_unlocked)
     scene_write("lock", "text");
     int fd = open("lock", O_RDONLY);
     char name[32];
-    aflock *lock = open_own(fd, _i);
+    aflock *lock = open_own(fd, scene_io(_i));
     snprintf(name, sizeof name, "fd:%d", fd);
     ck_assert_str_eq(aflock_path(lock), name);
     aflock_req req = scene_hold(lock, NULL);
@@ -526,7 +526,7 @@ START_TEST(own_descriptor_keeps_its_lock_when_the_context_goes)
     scene_free_context();
     int held = open("lock", O_RDONLY), idle = open("other", O_RDWR | O_CREAT, 0666);
     scene_make_context();
-    aflock *lock = open_own(held, _i), *other = open_own(idle, _i);
+    aflock *lock = open_own(held, scene_io(_i)), *other = open_own(idle, scene_io(_i));
     scene_hold(lock, NULL);
     ck_assert_int_eq(scene_release(other, scene_hold(other, NULL)).result.status, 0);
     scene_free_context();
@@ -544,7 +544,7 @@ START_TEST(own_descriptor_is_not_changed)
 {
     scene_write("lock", "text");
     int fd = open("lock", O_RDWR);
-    aflock *lock = open_own(fd, _i);
+    aflock *lock = open_own(fd, scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_TRUNCATE, 0);
     ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, NULL, NULL), AFLOCK_EINVAL);
     o = scene_options(0, 0);
@@ -565,7 +565,7 @@ START_TEST(own_descriptor_of_any_kind)
 {
     int ends[2];
     ck_assert_int_eq(pipe(ends), 0); /* what flock(2) accepts */
-    aflock *lock = open_own(ends[0], _i);
+    aflock *lock = open_own(ends[0], scene_io(_i));
     ck_assert_int_eq(scene_release(lock, scene_hold(lock, NULL)).result.status, 0);
     close(ends[0]);
     close(ends[1]);
@@ -575,7 +575,7 @@ END_TEST
 START_TEST(own_descriptor_that_was_closed)
 {
     int fd = open("lock", O_RDWR | O_CREAT, 0666);
-    aflock *lock = open_own(fd, _i);
+    aflock *lock = open_own(fd, scene_io(_i));
     close(fd);
     answer a = scene_acquire(lock, NULL);
     ck_assert_int_eq(a.result.status, AFLOCK_ESYS);
@@ -589,7 +589,7 @@ END_TEST
 START_TEST(shared_beside_shared)
 {
     pid_t pid = scene_holder("lock", O_RDONLY | O_CREAT, LOCK_SH);
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     contended_once(lock, scene_options(0, 0));
     aflock_acquire_options o = scene_options(0, 0);
     o.mode = AFLOCK_SHARED;
@@ -624,7 +624,7 @@ static answer verify(aflock *lock, aflock_req req)
 
 START_TEST(verify_sees_a_replaced_file)
 {
-    aflock *lock = scene_open("a/lock", _i);
+    aflock *lock = scene_open("a/lock", scene_io(_i));
     aflock_req req = scene_hold(lock, NULL);
     ck_assert_int_eq(verify(lock, req).result.status, 0);
     scene_write("new", "");
@@ -644,7 +644,7 @@ END_TEST
 
 START_TEST(verify_reports_what_the_look_up_met)
 {
-    aflock *lock = scene_open("lock", _i);
+    aflock *lock = scene_open("lock", scene_io(_i));
     aflock_req req = scene_hold(lock, NULL);
     seam_fail(SEAM_STAT, 0, 1, EIO);
     answer a = verify(lock, req);
@@ -660,7 +660,7 @@ START_TEST(verify_follows_links_if_the_hold_does)
     scene_write("target", "");
     scene_write("other", "");
     ck_assert_int_eq(symlink("target", "link"), 0);
-    aflock *lock = scene_open("link", _i);
+    aflock *lock = scene_open("link", scene_io(_i));
     aflock_acquire_options o = scene_options(AFLOCK_FOLLOW, 0);
     aflock_req req = scene_hold(lock, &o);
     ck_assert_int_eq(verify(lock, req).result.status, 0);
@@ -703,7 +703,7 @@ static void nobody_holds(aflock *lock)
 
 START_TEST(inspect_names_the_holder)
 {
-    aflock *lock = scene_open("a/lock", _i);
+    aflock *lock = scene_open("a/lock", scene_io(_i));
     nobody_holds(lock); /* not even the folder is there */
     ck_assert_int_eq(scene_entries("."), 0);
     scene_must_work(lock);
@@ -740,7 +740,7 @@ END_TEST
 START_TEST(inspect_asks_about_a_descriptor)
 {
     int fd = open("lock", O_RDONLY | O_CREAT, 0666);
-    aflock *lock = open_own(fd, _i);
+    aflock *lock = open_own(fd, scene_io(_i));
     nobody_holds(lock);
     pid_t pid = scene_holder("lock", O_RDWR, LOCK_EX);
     ck_assert_int_eq(inspect(lock).pid, pid);
@@ -755,7 +755,7 @@ START_TEST(inspect_of_a_record_lock)
     aflock *lock;
     aflock_options o;
     aflock_options_init(&o);
-    o.io = _i;
+    o.io = scene_io(_i);
     o.protocol = AFLOCK_OFD;
     scene_write("lock", "");
     pid_t pid = scene_holder("lock", O_RDWR, LOCK_EX); /* another protocol: not seen */
@@ -773,7 +773,7 @@ END_TEST
 START_TEST(inspect_reports_what_it_met)
 {
     scene_write("file", "");
-    aflock *lock = scene_open("file/lock", _i);
+    aflock *lock = scene_open("file/lock", scene_io(_i));
     aflock_holder h = inspect(lock);
     ck_assert_int_eq(h.status, AFLOCK_ENOTDIR);
     ck_assert_int_eq(h.sys_errno, ENOTDIR);

@@ -165,16 +165,16 @@ int aflock_epoll_timer_cancel(aflock_ctx *ctx, void (*fire)(aflock_ctx *ctx, voi
     return AFLOCK_ESTALE;
 }
 
-/* Those that are due now; not those that they start. */
+/* Those that are due now; not those that they start. If the context is freed by one, none is left. */
 static int fire_timers(struct afl_epoll *epoll)
 {
     uint64_t now = afl_monotonic();
-    while (!epoll->closed && epoll->first_timer != NULL && epoll->first_timer->deadline <= now) {
+    while (epoll->first_timer != NULL && epoll->first_timer->deadline <= now) {
         struct afl_caller_timer timer = *epoll->first_timer;
         remove_timer(epoll, epoll->first_timer);
         timer.fire(epoll->ctx, timer.user);
     }
-    return epoll->closed ? 0 : set_alarm(epoll);
+    return set_alarm(epoll);
 }
 
 /* --------------------------------------------------------------------------------------------------- for epoll.c */

@@ -82,10 +82,11 @@ static bool parent_exists(const afl_work *w)
 /* Opens for locking; creates what is allowed. Leaves w->fd, or false and the fault. */
 static bool open_file(afl_work *w, afl_fault *fault)
 {
-    int flags = open_flags(w), create = w->flags & AFLOCK_CREATE ? O_CREAT : 0;
-    mode_t mode = w->file_mode == AFLOCK_MODE_DEFAULT ? 0666 : (mode_t)(w->file_mode & 07777);
+    const int may_create = w->flags & AFLOCK_CREATE ? O_CREAT : 0;
+    const mode_t mode = w->file_mode == AFLOCK_MODE_DEFAULT ? 0666 : (mode_t)(w->file_mode & 07777);
+    int flags = open_flags(w), create = may_create;
     fault->step = "open";
-    for (int i = 0;; i++) {
+    for (int i = 0; i <= REOPENS; i++) {
         w->fd = afl_open(w->sys, w->path, flags | create, mode);
         if (w->fd >= 0)
             return true;
@@ -94,7 +95,7 @@ static bool open_file(afl_work *w, afl_fault *fault)
         case EISDIR:
             if (!(w->flags & AFLOCK_DIRECTORY))
                 return false;
-            flags = (flags & ~O_ACCMODE) | O_RDONLY;
+            flags = (flags & ~O_ACCMODE) | O_RDONLY | O_DIRECTORY;
             create = 0;
             break;
         case EACCES: /* a sticky directory refuses O_CREAT on another user's file */
@@ -104,36 +105,37 @@ static bool open_file(afl_work *w, afl_fault *fault)
             create = 0;
             break;
         case ENOENT:
-            if (!create) {
-                if (!(w->flags & AFLOCK_CREATE) || flags & O_DIRECTORY)
-                    return false;
-                create = O_CREAT; /* it went after O_CREAT had been refused */
+        case ENOTDIR:
+            if (flags & O_DIRECTORY || (fault->error == ENOENT && create != may_create)) {
+                flags = open_flags(w); /* what was there has gone meanwhile */
+                create = may_create;
+            } else if (fault->error == ENOTDIR || !create) {
+                return false;
             } else if (i == 0 && w->flags & AFLOCK_MAKE_PARENTS) {
                 if (!afl_make_parents(w->sys, w->path, fault))
                     return false;
                 fault->step = "open";
             } else if (!parent_exists(w)) {
-                fault->step = "open";
-                fault->error = ENOENT;
                 return false;
             }
             break;
         default:
             return false;
         }
-        if (i == REOPENS)
-            return false;
     }
+    return false;
 }
 
 /* ------------------------------------------------------------------------------------------------------ the attempt */
 
 typedef enum { SAME, REPLACED, BROKEN } check_result;
 
-/* Is the locked descriptor a file that may be locked, and does the path name it? */
-static check_result check_file(afl_work *w)
+/* What the descriptor is open on. Asked once: it never changes. */
+static check_result identify(afl_work *w)
 {
-    struct stat mine, there;
+    struct stat mine;
+    if (w->identified)
+        return SAME;
     if (w->sys->fstat(w->fd, &mine) != 0) {
         afl_work_fail(w, AFL_GRIP_NONE, "fstat", errno);
         return BROKEN;
@@ -145,20 +147,29 @@ static check_result check_file(afl_work *w)
     }
     if (mine.st_nlink == 0)
         return REPLACED;
-    if (w->sys->stat(w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) != 0) {
-        if (errno == ENOENT || errno == ENOTDIR || errno == ESTALE)
-            return REPLACED;
-        afl_work_fail(w, AFL_GRIP_NONE, "stat", errno);
-        return BROKEN;
-    }
-    if (mine.st_ino != there.st_ino || mine.st_dev != there.st_dev)
-        return REPLACED;
+    w->identified = true;
     w->dev = mine.st_dev;
     w->ino = mine.st_ino;
     w->have = afl_needs(w->flags);
     if (!directory)
         w->have |= AFL_NEED_FILE;
     return SAME;
+}
+
+/* Is the descriptor a file that may be locked, and does the path name it? */
+static check_result check_file(afl_work *w)
+{
+    struct stat there;
+    check_result result = identify(w);
+    if (result != SAME)
+        return result;
+    if (w->sys->stat(w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) != 0) {
+        if (errno == ENOENT || errno == ENOTDIR || errno == ESTALE)
+            return REPLACED;
+        afl_work_fail(w, AFL_GRIP_NONE, "stat", errno);
+        return BROKEN;
+    }
+    return there.st_ino == w->ino && there.st_dev == w->dev ? SAME : REPLACED;
 }
 
 /* Gives up a lock that is of no use, keeping the outcome and noting what went wrong with it. */
@@ -185,6 +196,7 @@ static bool have_descriptor(afl_work *w)
     }
     if (w->fd < 0)
         return false;
+    w->identified = false;
     w->have = afl_needs(w->flags);
     return true;
 }
@@ -253,25 +265,44 @@ static bool still_named(const afl_work *w)
            there.st_ino == w->ino;
 }
 
+static bool set_mode(afl_work *w)
+{
+    int rc;
+    do
+        rc = w->sys->fchmod(w->fd, (mode_t)w->file_mode & 07777);
+    while (rc != 0 && errno == EINTR);
+    if (rc == 0 || errno == EPERM || errno == EACCES)
+        return true;
+    afl_work_fail(w, AFL_GRIP_HELD, "fchmod", errno);
+    return false;
+}
+
+static bool truncate_file(afl_work *w)
+{
+    struct stat st;
+    int rc;
+    if (w->sys->fstat(w->fd, &st) != 0) {
+        afl_work_fail(w, AFL_GRIP_HELD, "fstat", errno);
+        return false;
+    }
+    if (!S_ISREG(st.st_mode) || st.st_size == 0)
+        return true;
+    do
+        rc = w->sys->ftruncate(w->fd, 0);
+    while (rc != 0 && errno == EINTR);
+    if (rc == 0)
+        return true;
+    afl_work_fail(w, AFL_GRIP_HELD, "ftruncate", errno);
+    return false;
+}
+
 /* Mode, truncation, on_acquired. False: the outcome is there. */
 static bool serve_wishes(afl_work *w)
 {
-    struct stat st;
-    if (w->path && w->file_mode != AFLOCK_MODE_DEFAULT && w->sys->fchmod(w->fd, (mode_t)w->file_mode & 07777) != 0 &&
-        errno != EPERM && errno != EACCES) {
-        afl_work_fail(w, AFL_GRIP_HELD, "fchmod", errno);
+    if (w->path && w->file_mode != AFLOCK_MODE_DEFAULT && !set_mode(w))
         return false;
-    }
-    if (w->path && w->flags & AFLOCK_TRUNCATE) {
-        if (w->sys->fstat(w->fd, &st) != 0) {
-            afl_work_fail(w, AFL_GRIP_HELD, "fstat", errno);
-            return false;
-        }
-        if (S_ISREG(st.st_mode) && st.st_size > 0 && w->sys->ftruncate(w->fd, 0) != 0) {
-            afl_work_fail(w, AFL_GRIP_HELD, "ftruncate", errno);
-            return false;
-        }
-    }
+    if (w->path && w->flags & AFLOCK_TRUNCATE && !truncate_file(w))
+        return false;
     int refused = w->on_acquired ? w->on_acquired(w->fd, w->on_acquired_user) : 0;
     if (refused) {
         afl_work_fail(w, AFL_GRIP_HELD, "on_acquired", refused);

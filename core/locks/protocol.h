@@ -67,7 +67,8 @@ struct afl_work {
     /* what the protocol has; common to the protocols on descriptors */
     int fd;        /* locked, or kept between attempts; -1 */
     uint32_t have; /* properties of fd */
-    uint64_t dev, ino;
+    bool identified;
+    uint64_t dev, ino; /* of fd, if it was identified */
     void *state;
 };
 

@@ -518,8 +518,7 @@ bool afl_machine_next(afl_machine *m, uint64_t now, afl_action *action)
     return false;
 }
 
-/* ------------------------------------------------------------------------------------------------ who may wait where
- */
+/* ---------------------------------------------------------------------------------------------- who may wait where */
 
 /* What the other requests of its owner on the path mean for r: 0 or AFLOCK_EDEADLK. *held: one of them holds; *beside:
  * the newest that waits. */

@@ -196,7 +196,7 @@ void afl_machine_init(afl_machine *m, const afl_machine_config *config);
 void afl_path_init(afl_path *p);
 
 /* Gives the machine a larger owner table: `memory` for `buckets` (a power of two) pointers, zeroed. Returns the old
- * table (NULL: the first one, which is the machine's own). Wanted when `owned` exceeds `owner_buckets`. */
+ * table (NULL: the first one, which is the machine's own). Wanted when `owned` exceeds twice `owner_buckets`. */
 afl_request **afl_machine_owner_table(afl_machine *m, afl_request **memory, size_t buckets);
 
 /* A request asks for a path. 0, AFLOCK_EWOULDBLOCK (once, and not alone), AFLOCK_EDEADLK. */

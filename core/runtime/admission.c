@@ -3,8 +3,8 @@
  * At most `width` jobs that are not stalled are out at one time, and tries leave one place to releases. One device gets
  * at most half of the places per lane and leaves one place to others, so a dead mount cannot take them all; a job that
  * is out for `stall_after` counts as stalled: it frees its place for others (the executor replaces its thread), and a
- * device with STALLED_LIMIT of them gets no more. As long as the device of a path is not known, its directory as text
- * stands for it.
+ * device with STALLED_LIMIT of them gets no more. As long as the device of a directory is not known, its text stands
+ * for it.
  */
 #include "runtime/runtime.h"
 

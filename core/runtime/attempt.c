@@ -52,8 +52,8 @@ static void trace_outcome(aflock_ctx *ctx, const afl_place *p, const afl_outcome
         afl_trace(ctx, AFLOCK_TRACE_UNLOCKED, NULL, path, o->answer == AFL_ERROR ? o->sys_errno : 0);
 }
 
-/* Tells the machine. The place may be gone afterwards. The time is that of the turn or call: it is read again after what
- * may have slept on this thread only, because reading it costs as much as a system call on some machines. */
+/* Tells the machine. The place may be gone afterwards. The time is that of the turn or call: it is read again after
+ * what may have slept on this thread only, because reading it costs as much as a system call on some machines. */
 static void complete(afl_place *p)
 {
     aflock_ctx *ctx = p->ctx;
@@ -191,13 +191,18 @@ static void run_here(afl_place *p, bool inline_only)
 static void resolve_and_run_here(afl_place *p)
 {
     afl_attempt *t = p->attempt;
-    if (!p->resolved && !identify(t, false)) {
-        p->ctx->now = afl_now(p->ctx);
-        fail(p, afl_status_of(t->fault.error), t->fault.step, t->fault.error);
-        return;
+    if (!p->resolved) {
+        bool known;
+        if (!identify(t, false)) {
+            p->ctx->now = afl_now(p->ctx);
+            fail(p, afl_status_of(t->fault.error), t->fault.step, t->fault.error);
+            return;
+        }
+        t->kind = afl_mount_known(p->ctx, &t->where, &known); /* for AUTO locks on the same path */
+        if (!resolved(p))
+            return;
     }
-    if (p->resolved || resolved(p))
-        run_here(p, false);
+    run_here(p, false);
 }
 
 /* AUTO: what can sleep goes to the executor. */

@@ -6,6 +6,7 @@
  */
 #include "runtime/runtime.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -161,7 +162,7 @@ static int make_absolute(aflock_ctx *ctx, const char *path, char text[PATH_MAX])
         return AFLOCK_EINVAL;
     if (*path != '/') {
         if (!ctx->sys->getcwd(text, PATH_MAX))
-            return AFLOCK_ESYS;
+            return errno == ERANGE ? AFLOCK_ENAMETOOLONG : afl_status_of(errno);
         used = strlen(text);
         if (used == 1)
             used = 0; /* the root */
@@ -186,12 +187,26 @@ static int make_absolute(aflock_ctx *ctx, const char *path, char text[PATH_MAX])
     return 0;
 }
 
-/* As long as the device is not known, the directory stands for it. */
+/* What stands for a directory whose device is not known. */
 static uint64_t directory_key(const char *text)
 {
     const char *slash = strrchr(text, '/');
     size_t length = slash ? (size_t)(slash - text) + 1 : strlen(text);
     return hash_bytes(UINT64_C(14695981039346656037), text, length) | UINT64_C(1) << 63;
+}
+
+static afl_directory *directory_slot(aflock_ctx *ctx, uint64_t key)
+{
+    return &ctx->directories[key % (sizeof ctx->directories / sizeof ctx->directories[0])];
+}
+
+/* The device that another path in the same directory was found on lately, or what stands for it. A wrong guess does not
+ * matter: it only says whom the first attempt shares its limits with. */
+static uint64_t device_key(aflock_ctx *ctx, const char *text)
+{
+    uint64_t key = directory_key(text);
+    const afl_directory *d = directory_slot(ctx, key);
+    return d->key == key ? d->dev : key;
 }
 
 /* --------------------------------------------------------------------------------------------------------- places */
@@ -255,7 +270,7 @@ static afl_place *place_of_text(aflock_ctx *ctx, const char *text, const afl_pro
     p->caller_fd = fd;
     p->attempt->work.fd = fd;
     afl_spelling *s = spelling_new(p, text);
-    if (!s || !use_device(p, directory_key(text))) {
+    if (!s || !use_device(p, device_key(ctx, text))) {
         afl_place_free(p);
         return NULL;
     }
@@ -326,6 +341,7 @@ static void merge(afl_place *into, afl_place *from, uint64_t now)
         while (from->path.head)
             afl_machine_cancel(&ctx->machine, from->path.head, AFLOCK_EMISMATCH, now);
         from->path.op = AFL_OP_NONE; /* the locks stay with it: each later request finds out the same */
+        afl_place_tidy(from);
         return;
     }
     while (from->spellings) {
@@ -355,6 +371,8 @@ bool afl_place_resolved(afl_place *p, const afl_identity *where, uint64_t now)
     aflock_ctx *ctx = p->ctx;
     afl_spelling *s = p->attempt->spelling;
     if (p->caller_fd < 0) {
+        uint64_t directory = directory_key(s->text);
+        *directory_slot(ctx, directory) = (afl_directory){directory, where->dev};
         if (ctx->key_count >= ctx->key_buckets)
             grow_keys(ctx);
         afl_place **bucket = key_bucket(ctx, where->dev, where->ino, s->name);

@@ -85,13 +85,13 @@ void afl_entries_free(aflock_ctx *ctx)
     afl_release_memory(ctx, ctx->slabs);
 }
 
-/* The owner table grows with its load; without memory the chains do. */
+/* The owner table grows with its load, so that it takes at most 8 bytes a request; without memory the chains do. */
 static void grow_owners(aflock_ctx *ctx)
 {
     afl_machine *m = &ctx->machine;
-    if (m->owned <= m->owner_buckets)
+    if (m->owned / 2 <= m->owner_buckets)
         return;
-    size_t buckets = m->owner_buckets < SLAB ? SLAB : m->owner_buckets * 4;
+    size_t buckets = m->owner_buckets < SLAB ? SLAB : m->owner_buckets * 2;
     afl_request **table = afl_allocate(ctx, buckets * sizeof *table);
     if (table)
         afl_release_memory(ctx, afl_machine_owner_table(m, table, buckets));
@@ -335,7 +335,7 @@ static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflo
     afl_request *r = &e->request;
     r->owner = o->owner;
     r->poll = &lock->poll_interval;
-    r->timeout = once ? ctx->options.attempt_limit : o->timeout;
+    r->timeout = o->timeout;
     r->need = place->caller_fd >= 0 ? 0 : afl_needs(o->flags);
     r->spelling = lock->spelling->id;
     r->mode = (uint8_t)o->mode;
@@ -374,7 +374,10 @@ int aflock_acquire(aflock *lock, const aflock_acquire_options *options, aflock_c
         return status;
     if (aflock_token_fired(o.token))
         return AFLOCK_ECANCELED;
-    status = submit(lock, &o, o.timeout == 0, callback, user, &e);
+    bool once = o.timeout == 0;
+    if (once)
+        o.timeout = lock->ctx->options.attempt_limit;
+    status = submit(lock, &o, once, callback, user, &e);
     if (status)
         return status;
     if (req)
@@ -408,6 +411,7 @@ int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *
     if (status)
         return status;
     o.token = NULL;
+    o.timeout = AFLOCK_FOREVER; /* it is answered before the call returns */
     if (never_inline(lock, &o))
         return AFLOCK_ENOTINLINE;
     status = submit(lock, &o, true, NULL, NULL, &e);
@@ -427,10 +431,10 @@ int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *
     if (held) {
         *req = afl_entry_name(e);
         afl_trace(ctx, AFLOCK_TRACE_GRANTED, e, lock->spelling->text, r->attempts);
-        return 0;
+    } else {
+        lock->active--;
+        afl_entry_free(ctx, e);
     }
-    lock->active--;
-    afl_entry_free(ctx, e);
     afl_settle(ctx);
     return status;
 }

@@ -255,6 +255,11 @@ typedef struct afl_mount {
     afl_class kind;
 } afl_mount;
 
+/* A directory as text, and the device that it is on. */
+typedef struct afl_directory {
+    uint64_t key, dev;
+} afl_directory;
+
 struct aflock_ctx {
     const aflock_loop *loop;
     const aflock_executor *executor;
@@ -286,6 +291,7 @@ struct aflock_ctx {
 
     afl_mount *mounts;
     size_t mount_count;
+    afl_directory directories[64];
 
     afl_errand *errands;
     afl_entry *trying; /* the request of aflock_try, while it is answered */

@@ -48,6 +48,17 @@ static int sys_lock_ofd(int fd, short type)
     return fcntl(fd, F_OFD_SETLK, &whole);
 }
 
+/* The C library asks by an empty path, which the kernel has to look at first; where its struct is the kernel's, the
+ * plain call does the same in less time. */
+static int sys_fstat(int fd, struct stat *st)
+{
+#if defined(__x86_64__) && defined(__LP64__)
+    return (int)syscall(SYS_fstat, fd, st);
+#else
+    return fstat(fd, st);
+#endif
+}
+
 static int sys_stat(const char *path, struct stat *st, bool follow)
 {
     return follow ? stat(path, st) : lstat(path, st);
@@ -109,7 +120,7 @@ const afl_sys afl_sys_linux = {
     .close = close,
     .flock = sys_flock,
     .lock_ofd = sys_lock_ofd,
-    .fstat = fstat,
+    .fstat = sys_fstat,
     .stat = sys_stat,
     .identify = sys_identify,
     .fchmod = fchmod,

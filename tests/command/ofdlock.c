@@ -1,8 +1,8 @@
 /* A record-lock program that has nothing to do with aflock, for the tests of --fcntl.
  *
- *   ofdlock [-s] [-p] [-r START,LENGTH] FILE [COMMAND...]
+ *   ofdlock [-s] [-p] [-r START] FILE [COMMAND...]
  *
- * Tries once to lock FILE (the whole of it, or a range) exclusively or, with -s, shared, by an open-file-description
+ * Tries once to lock FILE (the whole of it, or one byte) exclusively or, with -s, shared, by an open-file-description
  * lock or, with -p, by a POSIX lock of the process. Exits with 1 if somebody else holds a lock in the way; otherwise
  * becomes COMMAND, if there is one, with the lock held.
  */
@@ -23,7 +23,6 @@ int main(int argc, char **argv)
 {
     struct flock range = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     int command = F_OFD_SETLK;
-    long start, length;
     int option, fd;
 
     while ((option = getopt(argc, argv, "+spr:")) != -1) {
@@ -31,10 +30,10 @@ int main(int argc, char **argv)
             range.l_type = F_RDLCK;
         else if (option == 'p')
             command = F_SETLK;
-        else if (option != 'r' || sscanf(optarg, "%ld,%ld", &start, &length) != 2)
-            return 2;
+        else if (option == 'r')
+            range.l_start = strtol(optarg, NULL, 10), range.l_len = 1;
         else
-            range.l_start = start, range.l_len = length;
+            return 2;
     }
     if (optind >= argc)
         return 2;

@@ -74,9 +74,14 @@ long scene_size(const char *path);               /* -1: it is not there */
 unsigned scene_mode(const char *path);           /* permission bits */
 void scene_long_path(char *path, size_t length); /* "x/x/x...", `length` characters */
 
-/* A program's tests: `once`, and `each`, run with _i = every aflock_io. Lists end with NULL, or are NULL. Returns the
- * exit status of main. */
 enum { SCENE_IO_COUNT = AFLOCK_IO_POOL + 1 };
+static inline aflock_io scene_io(int i)
+{
+    return (aflock_io)i;
+}
+
+/* A program's tests: `once`, and `each`, run with every scene_io(_i). Lists end with NULL, or are NULL. Returns the
+ * exit status of main. */
 int scene_main(const char *name, const TTest *const once[], const TTest *const each[]);
 
 #endif

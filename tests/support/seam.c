@@ -136,7 +136,7 @@ void seam_reset(void)
     for (int i = 0; i < SEAM_CALLS; i++) {
         struct meter *m = &meters[i];
         m->count = m->on_loop = m->after = m->times = m->error = 0;
-        m->hook = NULL;
+        seam_before((seam_call)i, NULL);
     }
 }
 

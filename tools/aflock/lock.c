@@ -125,25 +125,12 @@ static void on_lock(aflock *lock, const aflock_result *result, void *user)
     answer(user, result->status, result->sys_errno, result->step);
 }
 
-/* What is left of the time-out; one that has run out still allows an attempt. */
+/* What is left of the time-out: never 0, which would be no time-out but a single attempt. */
 static uint64_t remaining(const waiter *w)
 {
     uint64_t timeout = w->options->timeout, waited = now() - w->started;
 
-    if (timeout == 0 || timeout == AFLOCK_FOREVER)
-        return timeout;
     return waited < timeout ? timeout - waited : 1;
-}
-
-static int request(waiter *w, uint32_t flags)
-{
-    aflock_acquire_options ao;
-
-    aflock_acquire_options_init(&ao);
-    ao.timeout = remaining(w);
-    ao.mode = w->options->mode;
-    ao.flags = flags;
-    return aflock_acquire(w->lock, &ao, on_lock, w, NULL);
 }
 
 /* Runs the loop until the request is answered or a signal ends the wait. */
@@ -152,7 +139,7 @@ static void run(waiter *w)
     while (!w->answered && !w->signal) {
         int status = aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER);
         if (status != 0) {
-            answer(w, status, errno, "event loop");
+            answer(w, status, status == AFLOCK_ESYS ? errno : 0, "event loop");
         } else if (w->contended && w->options->verbose && w->options->timeout > 0 && !w->watching && !w->answered) {
             w->watching = 1;
             show_wait(w);
@@ -170,28 +157,56 @@ static int open_lock(waiter *w, const char *path, int fd)
     return path ? aflock_open(&w->lock, w->ctx, path, &lo) : aflock_open_fd(&w->lock, w->ctx, fd, &lo);
 }
 
-/* One request from its start to its answer, on `path` or, if that is NULL, on `fd`. */
+/* One request, from its start to its answer. */
+static void ask(waiter *w, uint32_t flags, uint64_t timeout)
+{
+    aflock_acquire_options ao;
+    int status;
+
+    w->answered = w->contended = 0;
+    aflock_acquire_options_init(&ao);
+    ao.timeout = timeout;
+    ao.mode = w->options->mode;
+    ao.flags = flags;
+    status = aflock_acquire(w->lock, &ao, on_lock, w, NULL);
+    if (status != 0)
+        answer(w, status, 0, "acquire");
+    run(w);
+}
+
+/* Waits for the lock on `path` or, if that is NULL, on `fd`. A time-out must not pass before a first attempt was made,
+ * however short it is: a lock that is free is always had. */
 static void wait_for(waiter *w, const char *path, int fd, uint32_t flags)
 {
+    uint64_t timeout = w->options->timeout;
     int status;
 
     (void)aflock_epoll_timer_cancel(w->ctx, on_second, w);
     (void)aflock_close(w->lock); /* of an earlier request, which was answered */
     w->lock = NULL;
-    w->answered = w->contended = w->watching = 0;
+    w->watching = 0;
     status = open_lock(w, path, fd);
-    if (status == 0)
-        status = request(w, flags);
-    if (status != 0)
-        answer(w, status, 0, path ? "open" : "flock");
-    run(w);
+    if (status != 0) {
+        answer(w, status, 0, "open");
+        return;
+    }
+    ask(w, flags, timeout == AFLOCK_FOREVER ? timeout : 0);
+    if (timeout > 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal)
+        ask(w, flags, remaining(w));
 }
 
 /* ------------------------------------------------------------------------------------------------------- the answer */
 
+/* Was it the locking that failed, not the opening? */
 static int lock_failed(const waiter *w)
 {
-    return !w->options->file || strcmp(w->step, "flock") == 0 || strcmp(w->step, "fcntl") == 0;
+    static const char *const steps[] = {"flock", "fcntl", "acquire", "event loop"};
+
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        if (strcmp(w->step, steps[i]) == 0)
+            return 1;
+    }
+    return !w->options->file;
 }
 
 /* The exit status that flock(1) has for this failure. */
@@ -250,8 +265,8 @@ static void report_time(const options *o, uint64_t waited)
 
 /* ---------------------------------------------------------------------------------------- files that aflock opens */
 
-/* Opens what the library does not: flock(1) locks anything that can be opened, devices too.
- * Signals act at once meanwhile, since to open a FIFO or a tape can take for ever. -1: errno says why. */
+/* Opens what the library does not: flock(1) locks anything that can be opened, devices too. Signals act at once
+ * meanwhile, since to open a FIFO or a tape can take for ever. -1: errno says why. */
 static int open_as_flock_does(const waiter *w)
 {
     const options *o = w->options;
@@ -294,8 +309,7 @@ static int drop(waiter *w)
     return GO_ON;
 }
 
-/* ---------------------------------------------------------------------------------------------------------- the lock
- */
+/* --------------------------------------------------------------------------------------------------------- the lock */
 
 static uint32_t file_flags(const options *o)
 {
@@ -352,11 +366,14 @@ static int start(waiter *w)
 {
     aflock_ctx_options co;
     aflock_epoll_options eo;
+    uint64_t timeout = w->options->timeout;
     int status;
 
     aflock_ctx_options_init(&co);
     co.trace = on_trace;
     co.trace_user = w;
+    if (timeout > 0 && timeout != AFLOCK_FOREVER) /* the first attempt, as of -n, may take the whole time or a second */
+        co.attempt_limit = timeout > AFLOCK_SECOND ? timeout : AFLOCK_SECOND;
     aflock_epoll_options_init(&eo);
     eo.ctx = &co;
     status = aflock_epoll_new(&w->ctx, &eo);

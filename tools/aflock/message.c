@@ -5,6 +5,7 @@
  */
 #include "message.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -30,26 +31,29 @@ static int write_all(int fd, const char *text, size_t length)
     return 0;
 }
 
-static int write_line(int fd, const char *format, va_list arguments)
+static int write_line(int fd, const char *text)
 {
     char line[LINE_SIZE];
-    int head = snprintf(line, sizeof line, "%s: ", program_invocation_short_name);
-    size_t length = head < 0 ? 0 : (size_t)head < sizeof line ? (size_t)head : sizeof line - 1;
-    int body = vsnprintf(line + length, sizeof line - length, format, arguments);
+    int length = snprintf(line, sizeof line - 1, "%s: %s", program_invocation_short_name, text);
 
-    length += body < 0 ? 0 : (size_t)body < sizeof line - length ? (size_t)body : sizeof line - length - 1;
+    if (length < 0)
+        return errno;
+    if ((size_t)length > sizeof line - 2)
+        length = sizeof line - 2;
     line[length] = '\n'; /* takes the place of the terminating zero */
-    return write_all(fd, line, length + 1);
+    return write_all(fd, line, (size_t)length + 1);
 }
 
 void complain(const char *format, ...)
 {
     int saved = errno;
+    char text[LINE_SIZE];
     va_list arguments;
 
     va_start(arguments, format);
-    (void)write_line(STDERR_FILENO, format, arguments); /* there is nobody else to tell */
+    (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    (void)write_line(STDERR_FILENO, text); /* there is nobody else to tell */
     errno = saved;
 }
 
@@ -61,11 +65,13 @@ static void remember(int error)
 
 void report(const char *format, ...)
 {
+    char text[LINE_SIZE];
     va_list arguments;
 
     va_start(arguments, format);
-    remember(write_line(STDOUT_FILENO, format, arguments));
+    (void)vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
+    remember(write_line(STDOUT_FILENO, text));
 }
 
 void print(const char *text)
@@ -86,9 +92,7 @@ void make_printable(char *out, size_t size, const char *text)
 {
     size_t i;
 
-    for (i = 0; i + 1 < size && text[i]; i++) {
-        unsigned char c = (unsigned char)text[i];
-        out[i] = c < 0x20 || c == 0x7f ? '?' : (char)c;
-    }
+    for (i = 0; i + 1 < size && text[i]; i++) /* no locale is set: iscntrl() knows ASCII, bytes of UTF-8 pass */
+        out[i] = iscntrl((unsigned char)text[i]) ? '?' : text[i];
     out[i] = '\0';
 }

@@ -1,0 +1,307 @@
+/* Promise 4: a release is never queued behind tries, and one dead mount never stops the locks of another. The executor
+ * is scripted: what the library submits stays out until the test lets it run. */
+#include "support/fake_host.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MANY = 12 };
+
+static fake_host h;
+static fake_answer answers[2 * MANY];
+
+static aflock *lock_in(const char *directory, int number)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s/f%d", directory, number);
+    return fake_open_lock(&h, name, AFLOCK_IO_POOL);
+}
+
+static void make(const char *directory)
+{
+    ck_assert_int_eq(mkdir(fake_path(directory), 0777), 0);
+}
+
+/* Starts `count` attempts in a directory. */
+static void ask(const char *directory, int first, int count)
+{
+    for (int i = first; i < first + count; i++)
+        ck_assert_int_eq(fake_acquire(lock_in(directory, i), NULL, &answers[i], NULL), 0);
+}
+
+/* Holds `count` locks in a directory. */
+static void hold(const char *directory, int first, int count, aflock *locks[], aflock_req held[])
+{
+    for (int i = 0; i < count; i++) {
+        locks[i] = lock_in(directory, first + i);
+        held[i] = fake_hold(&h, locks[i], &answers[first + i], NULL);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------ the limits */
+
+START_TEST(tries_leave_one_place_to_releases)
+{
+    aflock *lock;
+    aflock_req held;
+    make("a"), make("b"), make("c");
+    fake_start(&h, 4, false, NULL);
+    hold("c", 0, 1, &lock, &held);
+    ask("a", 1, 3);
+    ask("b", 4, 3);
+    ck_assert_uint_eq(h.job_count, 3); /* of 4 */
+    ck_assert_uint_eq(fake_jobs_in(&h, AFLOCK_LANE_TRY), 3);
+    ck_assert_int_eq(fake_release(lock, held, NULL), 0);
+    ck_assert_uint_eq(fake_jobs_in(&h, AFLOCK_LANE_RELEASE), 1);
+    ck_assert_uint_eq(h.job_count, 4);
+    fake_work(&h);
+    for (int i = 1; i < 7; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_int_eq(fake_free(&h, 0), 6);
+}
+END_TEST
+
+START_TEST(one_device_gets_half_of_the_places_per_lane)
+{
+    aflock *locks[4];
+    aflock_req held[4];
+    make("a");
+    fake_start(&h, 8, false, NULL);
+    hold("a", 0, 4, locks, held);
+    ask("a", 4, 6);
+    ck_assert_uint_eq(fake_jobs_in(&h, AFLOCK_LANE_TRY), 4);
+    for (int i = 0; i < 4; i++)
+        ck_assert_int_eq(fake_release(locks[i], held[i], NULL), 0);
+    ck_assert_uint_eq(fake_jobs_in(&h, AFLOCK_LANE_RELEASE), 3); /* and leaves one to others */
+    fake_work(&h);
+    for (int i = 4; i < 10; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_int_eq(fake_free(&h, 0), 6);
+}
+END_TEST
+
+/* Releases go first when a place is free, however long the tries have been waiting. */
+START_TEST(a_release_overtakes_queued_tries)
+{
+    aflock *lock;
+    aflock_req held;
+    make("a"), make("b");
+    fake_start(&h, 2, false, NULL);
+    hold("a", 0, 1, &lock, &held);
+    ask("b", 1, 4);
+    ck_assert_uint_eq(h.job_count, 1);
+    ck_assert_int_eq(fake_release(lock, held, NULL), 0);
+    ck_assert_uint_eq(h.job_count, 2);
+    ck_assert_int_eq(h.jobs[1].lane, AFLOCK_LANE_RELEASE);
+    fake_work(&h);
+    ck_assert_int_eq(fake_free(&h, 0), 4);
+}
+END_TEST
+
+START_TEST(an_executor_of_one_place)
+{
+    aflock *lock;
+    aflock_req held;
+    make("a");
+    fake_start(&h, 1, false, NULL);
+    hold("a", 0, 1, &lock, &held);
+    ask("a", 1, 3);
+    ck_assert_uint_eq(h.job_count, 1);
+    ck_assert_int_eq(fake_release(lock, held, NULL), 0);
+    ck_assert_uint_eq(h.job_count, 1);
+    fake_run(&h, 0);
+    fake_settle(&h);
+    ck_assert_uint_eq(h.job_count, 1);
+    ck_assert_int_eq(h.jobs[0].lane, AFLOCK_LANE_RELEASE); /* before the tries that were queued earlier */
+    fake_work(&h);
+    for (int i = 1; i < 4; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_int_eq(fake_free(&h, 0), 3);
+}
+END_TEST
+
+/* ------------------------------------------------------------------------------------------------- a dead device */
+
+/* Tries and releases of the dead device are out, as many as it gets; another device is served as if nothing were. */
+START_TEST(a_dead_device_does_not_stop_another)
+{
+    aflock *locks[3], *good;
+    aflock_req held[3];
+    fake_answer answer;
+    make("dead"), make("good");
+    fake_start(&h, 4, false, NULL);
+    fake_sys_device("/dead", 0xdead);
+    hold("dead", 0, 3, locks, held);
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(fake_release(locks[i], held[i], NULL), 0);
+    ask("dead", 3, MANY);
+    size_t dead = h.job_count;
+    ck_assert_uint_eq(dead, 3);
+    good = lock_in("good", 0);
+    for (int i = 0; i < 20; i++) {
+        answer = (fake_answer){.count = 0};
+        ck_assert_int_eq(fake_acquire(good, NULL, &answer, NULL), 0);
+        while (answer.count == 0) {
+            ck_assert_uint_eq(h.job_count, dead + 1);
+            fake_run(&h, dead);
+            fake_settle(&h);
+        }
+        ck_answered(answer, 0);
+        ck_assert_int_eq(fake_release(good, answer.result.req, NULL), 0);
+        ck_assert_uint_eq(h.job_count, dead + 1);
+        fake_run(&h, dead);
+        fake_settle(&h);
+    }
+    fake_work(&h);
+    for (int i = 3; i < 3 + MANY; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_int_eq(fake_free(&h, 0), MANY);
+}
+END_TEST
+
+/* A job that is out for a second stops counting: the executor is told, and the next ones go. A device with eight of
+ * them gets no more until one comes back. */
+START_TEST(a_stalled_job_stops_counting)
+{
+    make("dead"), make("good");
+    fake_start(&h, 4, false, NULL);
+    ask("dead", 0, MANY);
+    ck_assert_uint_eq(h.job_count, 2);
+    fake_advance(&h, SEC - 1);
+    ck_assert_uint_eq(h.stalls, 0);
+    ck_assert_uint_eq(h.job_count, 2);
+    fake_advance(&h, 1);
+    ck_assert_uint_eq(h.stalls, 2);
+    ck_assert_uint_eq(h.job_count, 4);
+    fake_advance(&h, 10 * SEC);
+    ck_assert_uint_eq(h.stalls, 8);
+    ck_assert_uint_eq(h.job_count, 8);
+    ask("good", MANY, 4);
+    ck_assert_uint_eq(h.job_count, 10);
+    fake_run(&h, 0);
+    fake_settle(&h);
+    ck_assert_uint_eq(h.job_count, 10); /* one came back, one went */
+    fake_work(&h);
+    for (int i = 0; i < MANY + 4; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_int_eq(fake_free(&h, 0), MANY + 4);
+}
+END_TEST
+
+START_TEST(stalling_can_be_switched_off)
+{
+    aflock_ctx_options options;
+    aflock_ctx_options_init(&options);
+    options.stall_after = AFLOCK_FOREVER;
+    make("a");
+    fake_start(&h, 4, false, &options);
+    ask("a", 0, 1);
+    ck_assert_uint_eq(h.timer, AFLOCK_FOREVER);
+    fake_advance(&h, 1000 * SEC);
+    ck_assert_uint_eq(h.stalls, 0);
+    fake_work(&h);
+    ck_assert_int_eq(fake_free(&h, 0), 1);
+}
+END_TEST
+
+/* -------------------------------------------------------------------------------------- executors that do not do it */
+
+START_TEST(a_refusing_executor_is_asked_again)
+{
+    make("a");
+    fake_start(&h, 4, false, NULL);
+    h.refusals = 3;
+    ask("a", 0, 2);
+    ck_assert_uint_eq(h.job_count, 0);
+    ck_assert(h.alive);
+    fake_advance(&h, MS);
+    ck_assert_uint_lt(h.submits, 3); /* not in a busy loop */
+    fake_advance(&h, SEC / 2);
+    ck_assert_uint_eq(h.refusals, 0);
+    ck_assert_uint_eq(h.job_count, 2);
+    fake_work(&h);
+    ck_answered(answers[0], 0);
+    ck_answered(answers[1], 0);
+    ck_assert_int_eq(fake_free(&h, 0), 2);
+}
+END_TEST
+
+START_TEST(an_executor_that_always_refuses_stops_neither_deadlines_nor_the_end)
+{
+    aflock_req req;
+    fake_start(&h, 4, false, NULL);
+    aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_POOL);
+    req = fake_hold(&h, lock, &answers[0], NULL);
+    h.refusals = UINT32_MAX;
+    ck_assert_int_eq(fake_release(lock, req, &answers[1]), 0);
+    aflock_acquire_options o = fake_options(100 * MS);
+    ck_assert_int_eq(fake_acquire(lock, &o, &answers[2], NULL), 0);
+    fake_advance(&h, 100 * MS - 1);
+    ck_assert_uint_eq(answers[2].count, 0);
+    fake_advance(&h, 1);
+    ck_answered(answers[2], AFLOCK_ETIMEDOUT);
+    ck_assert_uint_eq(answers[1].count, 0);
+    ck_assert_int_eq(fake_free(&h, 100 * MS), 1);
+    ck_answered(answers[1], AFLOCK_ECLOSED);
+    ck_assert(fake_is_free(fake_path("f"))); /* nobody else does it: the last resort */
+}
+END_TEST
+
+START_TEST(a_dropped_job_is_an_error_and_leaves_the_lock_usable)
+{
+    fake_start(&h, 4, false, NULL);
+    aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_POOL);
+    for (int i = 0; i < 2; i++) { /* the look-up, then the attempt */
+        answers[0] = (fake_answer){.count = 0};
+        ck_assert_int_eq(fake_acquire(lock, NULL, &answers[0], NULL), 0);
+        if (i == 1) {
+            fake_run(&h, 0);
+            fake_settle(&h);
+        }
+        fake_drop(&h, 0);
+        fake_settle(&h);
+        ck_answered(answers[0], AFLOCK_ESYS);
+        ck_assert_str_eq(answers[0].result.step, "executor");
+    }
+    aflock_req req = fake_hold(&h, lock, &answers[0], NULL);
+
+    ck_assert_int_eq(fake_release(lock, req, &answers[1]), 0);
+    fake_drop(&h, 0);
+    fake_settle(&h);
+    ck_answered(answers[1], AFLOCK_ESYS);
+    ck_assert_int_ge(aflock_fd(lock, req), 0); /* held as before */
+    ck_assert(!fake_is_free(fake_path("f")));
+    ck_assert_int_eq(aflock_verify(lock, req, fake_answered, &answers[2]), 0);
+    fake_drop(&h, 0);
+    fake_settle(&h);
+    ck_answered(answers[2], AFLOCK_ESYS);
+
+    ck_assert_int_eq(fake_release(lock, req, NULL), 0); /* nobody to tell: it is tried until it is done */
+    fake_drop(&h, 0);
+    fake_settle(&h);
+    ck_assert(h.alive);
+    fake_advance(&h, SEC);
+    fake_work(&h);
+    ck_assert(fake_is_free(fake_path("f")));
+    ck_assert(!h.alive);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *const tests[] = {tries_leave_one_place_to_releases,
+                                  one_device_gets_half_of_the_places_per_lane,
+                                  a_release_overtakes_queued_tries,
+                                  an_executor_of_one_place,
+                                  a_dead_device_does_not_stop_another,
+                                  a_stalled_job_stops_counting,
+                                  stalling_can_be_switched_off,
+                                  a_refusing_executor_is_asked_again,
+                                  an_executor_that_always_refuses_stops_neither_deadlines_nor_the_end,
+                                  a_dropped_job_is_an_error_and_leaves_the_lock_usable,
+                                  NULL};
+    return fake_main("runtime: admission", tests);
+}
