@@ -29,7 +29,7 @@ static aflock_acquire_options owned(void *owner, aflock_mode mode)
 
 START_TEST(spellings_that_are_one_text)
 {
-    const char *const names[] = {"dir/f", "dir//f", "./dir/./f", "dir/f/"};
+    const char *const names[] = {"dir/f", "dir//f", "./dir/./f", ".//dir/f"};
     make_directories();
     ck_assert_int_eq(chdir(fake_path("")), 0);
     fake_start(&h, 4, false, NULL);
@@ -39,6 +39,21 @@ START_TEST(spellings_that_are_one_text)
         ck_assert_str_eq(aflock_path(lock), fake_path("dir/f"));
     }
     ck_assert_ptr_null(h.ctx->places->all_next); /* one place */
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
+/* Without its end it would name a file as well. */
+START_TEST(a_path_that_says_it_is_a_directory)
+{
+    const char *const refused[] = {"dir/", "dir/f/", "dir/f/.", "dir/./", "/dir//"};
+    const char *const fine[] = {"/", "/.", ".", "./", "..", "dir/.."};
+    aflock *lock;
+    fake_start(&h, 4, false, NULL);
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        ck_assert_int_eq(aflock_open(&lock, h.ctx, refused[i], NULL), AFLOCK_EISDIR);
+    for (size_t i = 0; i < sizeof fine / sizeof fine[0]; i++)
+        ck_assert_int_eq(aflock_open(&lock, h.ctx, fine[i], NULL), 0);
     ck_assert_int_eq(fake_free(&h, 0), 0);
 }
 END_TEST
@@ -299,7 +314,7 @@ START_TEST(a_change_is_answered_by_an_attempt)
     ck_assert_uint_eq(h.listening[0]->what, AFLOCK_ON_FILE);
     ck_assert_uint_eq(fake_sys_count(FAKE_LOCK), 2); /* again after the watch was there */
     ck_assert_uint_eq(fake_sys_count(FAKE_OPEN) + fake_sys_count(FAKE_OPEN_CACHED), 2); /* the parent, and f once */
-    aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL); /* somebody else's change */
+    aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL);                   /* somebody else's change */
     fake_settle(&h);
     ck_assert_uint_eq(a.count, 0);
     ck_assert_uint_eq(fake_sys_count(FAKE_LOCK), 3);
@@ -361,6 +376,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {spellings_that_are_one_text,
+                                  a_path_that_says_it_is_a_directory,
                                   through_a_symbolic_link_inline,
                                   through_a_symbolic_link_on_the_pool,
                                   through_a_detour,

@@ -207,6 +207,10 @@ static void try_path(afl_work *w)
         bool kept = w->fd >= 0;
         if (!have_descriptor(w))
             return;
+        if (identify(w) == BROKEN) { /* before the lock: what cannot be locked is not waited for */
+            w->outcome.cleanup_errno = drop(w);
+            return;
+        }
         int error = lock(w, w->fd, w->mode);
         if (error && error != EWOULDBLOCK) {
             afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);

@@ -8,6 +8,8 @@
  */
 #include "runtime/runtime.h"
 
+#include <errno.h>
+
 enum { STALLED_LIMIT = 8, RETRY_MS = 5 };
 
 /* ---------------------------------------------------------------------------------------------------------- devices */
@@ -87,7 +89,8 @@ void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, 
     job->lane = (uint8_t)lane;
     job->device = device;
     device->refs++;
-    job->stalled = job->dropped = job->out = false;
+    job->stalled = job->out = false;
+    job->dropped = 0;
     push(&device->queue[lane], job);
     join_round(&ctx->admission, device, job->lane);
 }
@@ -161,6 +164,24 @@ static bool send(aflock_ctx *ctx, aflock_job *job, uint64_t now)
     return false;
 }
 
+/* The executor refuses (no thread can be started): try again soon. If nothing is out whose end could change that, a try
+ * is failed after a while; releases go on for ever. */
+static void refused(aflock_ctx *ctx, afl_device *d, int lane, uint64_t now)
+{
+    afl_admission *a = &ctx->admission;
+    if (!a->refusing) {
+        a->refusing = true;
+        a->refused_at = now;
+        afl_log(ctx, AFLOCK_LOG_WARN, "the executor refuses work; trying again");
+    }
+    a->retry_at = now + RETRY_MS * AFLOCK_MILLISECOND;
+    if (lane != AFLOCK_LANE_TRY || a->outstanding > 0 || now - a->refused_at < ctx->options.stall_after)
+        return;
+    aflock_job *job = pop(&d->queue[lane]);
+    job->dropped = EAGAIN;
+    job->finish(ctx, job);
+}
+
 /* Sends the first job of the device if it may go. */
 static bool send_first(aflock_ctx *ctx, afl_device *d, int lane, uint64_t now)
 {
@@ -169,11 +190,11 @@ static bool send_first(aflock_ctx *ctx, afl_device *d, int lane, uint64_t now)
         return false;
     aflock_job *next = job->next;
     if (send(ctx, job, now)) {
+        ctx->admission.refusing = false;
         d->queue[lane].first = next;
         return true;
     }
-    ctx->admission.retry_at = now + RETRY_MS * AFLOCK_MILLISECOND;
-    afl_log(ctx, AFLOCK_LOG_WARN, "the executor refuses work; trying again");
+    refused(ctx, d, lane, now);
     return false;
 }
 
@@ -219,11 +240,11 @@ void afl_admission_returned(aflock_ctx *ctx, aflock_job *job)
     afl_device *d = job->device;
     if (job->stalled) {
         d->stalled[job->lane]--;
-    } else {
+    } else if (job->out) {
         unlink_out(a, job);
         count(a, job, -1);
     }
-    a->outstanding--;
+    a->outstanding -= job->out;
     job->out = false;
     job->device = NULL;
     afl_device_put(ctx, d);

@@ -142,7 +142,7 @@ static void finish_job(aflock_ctx *ctx, aflock_job *job)
     afl_admission_returned(ctx, job);
     afl_spelling_unref(t->spelling);
     if (job->dropped) {
-        fail(p, AFLOCK_ESYS, "executor", ECANCELED);
+        fail(p, AFLOCK_ESYS, "executor", job->dropped);
     } else if (!t->resolve) {
         complete(p);
     } else if (t->fault.error) {

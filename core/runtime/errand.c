@@ -19,6 +19,7 @@ static void finish_errand(aflock_ctx *ctx, aflock_job *job)
     afl_admission_returned(ctx, job);
     if (job->dropped) {
         e->query.status = AFLOCK_ESYS;
+        e->query.sys_errno = job->dropped;
         e->query.step = "executor";
     }
     e->done = true;

@@ -117,14 +117,13 @@ static void post(aflock_job *job)
 
 void aflock_job_run(aflock_job *job)
 {
-    job->dropped = false;
     job->run(job);
     post(job);
 }
 
 void aflock_job_drop(aflock_job *job)
 {
-    job->dropped = true;
+    job->dropped = ECANCELED;
     post(job);
 }
 

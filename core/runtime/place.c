@@ -154,7 +154,8 @@ static void forget_spellings_of(afl_place *p)
 /* ------------------------------------------------------------------------------------------------------- the text */
 
 /* Makes `path` absolute as text: the working directory before it, "//" and "/./" and a "/" at the end taken out. ".."
- * stays, because what it means depends on symbolic links. 0 or AFLOCK_E... */
+ * stays, because what it means depends on symbolic links. A path that says itself that it is a directory ("d/", "d/.")
+ * is refused: without that end it would name a file as well. 0 or AFLOCK_E... */
 static int make_absolute(aflock_ctx *ctx, const char *path, char text[PATH_MAX])
 {
     size_t used = 0;
@@ -167,6 +168,7 @@ static int make_absolute(aflock_ctx *ctx, const char *path, char text[PATH_MAX])
         if (used == 1)
             used = 0; /* the root */
     }
+    bool directory = false;
     while (*path) {
         size_t length = strcspn(path, "/");
         if (length > COMPONENT_MAX)
@@ -177,10 +179,13 @@ static int make_absolute(aflock_ctx *ctx, const char *path, char text[PATH_MAX])
             text[used++] = '/';
             memcpy(text + used, path, length);
             used += length;
+            directory = path[length] == '/'; /* and nothing but "/" and "." after it, unless another name comes */
         }
         path += length;
         path += strspn(path, "/");
     }
+    if (directory)
+        return AFLOCK_EISDIR;
     if (used == 0)
         text[used++] = '/';
     text[used] = '\0';

@@ -74,7 +74,7 @@ void afl_token_leave(afl_extras *x);
 /* What goes to the executor. Embedded first in attempts and errands. */
 struct aflock_job {
     void (*run)(aflock_job *job);                     /* [W] */
-    void (*finish)(aflock_ctx *ctx, aflock_job *job); /* back on the loop's thread; `dropped`: it did not run */
+    void (*finish)(aflock_ctx *ctx, aflock_job *job); /* back on the loop's thread */
     void (*orphan)(aflock_job *job);                  /* [W] the context is gone: give back, free */
     afl_gate *gate;
     aflock_job *next; /* in the gate's list, or in a queue */
@@ -82,7 +82,8 @@ struct aflock_job {
     afl_device *device;
     uint64_t started;
     uint8_t lane; /* aflock_lane */
-    bool stalled, dropped, out;
+    bool stalled, out;
+    int dropped; /* errno: it did not run */
 };
 
 typedef struct afl_job_list {
@@ -106,8 +107,10 @@ typedef struct afl_admission {
     aflock_job *out_first, *out_last; /* running, in the order of their start; stalled ones are not in it */
     afl_device *round[2], *round_last[2];
     afl_device *devices[64];
-    uint64_t retry_at;  /* the executor refused */
-    size_t outstanding; /* at the executor */
+    uint64_t retry_at;   /* after the executor refused, */
+    uint64_t refused_at; /* for the first time then, */
+    bool refusing;       /* and has not taken a job since */
+    size_t outstanding;  /* at the executor */
 } afl_admission;
 
 afl_device *afl_device_get(aflock_ctx *ctx, uint64_t key); /* NULL: out of memory */

@@ -254,7 +254,8 @@ AFLOCK_API void aflock_options_init(aflock_options *options);
 
 /* Opens a lock on `path`, relative to the present working directory. Touches no file system and creates nothing: the
  * first attempt does. Any number of locks may be open on one path; they share one queue. `options` NULL: defaults.
- * AFLOCK_EINVAL (empty path, NULL, bad options), AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (another protocol is in use on
+ * AFLOCK_EINVAL (empty path, NULL, bad options), AFLOCK_EISDIR (the path ends in "/" or "/."; write a directory that is
+ * to be locked without it), AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (another protocol is in use on
  * this path; if that is only known later, the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED.
  * [loop's thread] */
 AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options);
@@ -303,7 +304,9 @@ AFLOCK_API void aflock_acquire_options_init(aflock_acquire_options *options);
  * AFLOCK_ECANCELED (the token was fired before), AFLOCK_ETHREAD, AFLOCK_EFORKED.
  * The callback's status: AFLOCK_ETIMEDOUT, AFLOCK_EWOULDBLOCK (timeout 0), AFLOCK_ECANCELED, AFLOCK_EDEADLK,
  * AFLOCK_EMISMATCH, AFLOCK_ECLOSED, or what the attempt met. A deadline is never answered early.
- * Waiting: first come, first served per path. `options` NULL: defaults. [loop's thread] */
+ * Waiting: first come, first served per path. `options` NULL: defaults. A time-out limits everything, the first attempt
+ * included: one that is shorter than a trip to the executor can pass although the lock is free; to try at least once,
+ * use timeout 0 first. [loop's thread] */
 AFLOCK_API int aflock_acquire(aflock *lock, const aflock_acquire_options *options, aflock_callback callback, void *user,
                               aflock_req *req);
 

@@ -1,0 +1,373 @@
+/* Promise 9: no allocation on the steady path, and running out of memory is an error code that leaves the context
+ * usable. Linked with --wrap, so that every allocation of the library is seen, whether it goes through the hooks of the
+ * context or not. libcheck allocates in each assertion (_mark_point): that does not count. */
+#include "support/fake_host.h"
+
+#include <aflock/epoll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_realloc(void *block, size_t size);
+void __real_free(void *block);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_realloc(void *block, size_t size);
+void __wrap_free(void *block);
+void __real__mark_point(const char *file, int line);
+void __wrap__mark_point(const char *file, int line);
+
+static atomic_uint allocations; /* of any thread */
+static atomic_long blocks;      /* that live */
+static atomic_uint fail_at;     /* the allocation with this number fails; 0: none */
+
+static _Thread_local bool in_check;
+
+void __wrap__mark_point(const char *file, int line)
+{
+    in_check = true;
+    __real__mark_point(file, line);
+    in_check = false;
+}
+
+static bool refused(void)
+{
+    return !in_check && atomic_fetch_add(&allocations, 1) + 1 == atomic_load(&fail_at);
+}
+
+static void *counted(void *block)
+{
+    if (block && !in_check)
+        atomic_fetch_add(&blocks, 1);
+    return block;
+}
+
+void *__wrap_malloc(size_t size)
+{
+    return refused() ? NULL : counted(__real_malloc(size));
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return refused() ? NULL : counted(__real_calloc(count, size));
+}
+
+void *__wrap_realloc(void *block, size_t size)
+{
+    if (refused())
+        return NULL;
+    void *larger = __real_realloc(block, size);
+    return block ? larger : counted(larger);
+}
+
+void __wrap_free(void *block)
+{
+    if (block && !in_check)
+        atomic_fetch_sub(&blocks, 1);
+    __real_free(block);
+}
+
+static fake_host h;
+
+/* ------------------------------------------------------------------------------------------------ the steady path */
+
+static unsigned left;
+
+static void next_round(fake_answer *answer, aflock *lock)
+{
+    ck_assert_int_eq(answer->result.status, 0);
+    ck_assert_int_eq(fake_release(lock, answer->result.req, NULL), 0);
+    if (left == 0)
+        return;
+    left--;
+    aflock_acquire_options o = fake_options(SEC);
+    o.owner = answer;
+    o.token = answer->user;
+    ck_assert_int_eq(fake_acquire(lock, &o, answer, NULL), 0);
+}
+
+static void rounds(aflock_ctx *ctx, aflock *lock, fake_answer answers[4], unsigned count)
+{
+    left = count;
+    for (int i = 0; i < 4; i++)
+        ck_assert_int_eq(fake_acquire(lock, NULL, &answers[i], NULL), 0);
+    ck_assert_int_eq(aflock_epoll_run(ctx), 0);
+    ck_assert_uint_eq(left, 0);
+}
+
+static void steady(aflock_io io)
+{
+    static fake_answer answers[4];
+    aflock_ctx *ctx;
+    aflock *lock;
+    aflock_token *token;
+    aflock_options options;
+    fake_touch(fake_path("f"));
+    ck_assert_int_eq(aflock_epoll_new(&ctx, NULL), 0);
+    aflock_options_init(&options);
+    options.io = io;
+    ck_assert_int_eq(aflock_open(&lock, ctx, fake_path("f"), &options), 0);
+    ck_assert_int_eq(aflock_token_new(&token, ctx), 0);
+    for (int i = 0; i < 4; i++)
+        answers[i] = (fake_answer){.then = next_round, .user = token};
+    rounds(ctx, lock, answers, 100);
+    unsigned before = atomic_load(&allocations);
+    rounds(ctx, lock, answers, 500);
+    unsigned after = atomic_load(&allocations);
+    ck_assert_uint_eq(after, before);
+    if (io != AFLOCK_IO_POOL) {
+        for (int i = 0; i < 100; i++) {
+            aflock_req req;
+            int status = aflock_try(lock, NULL, &req, NULL);
+            if (status == 0)
+                ck_assert_int_eq(aflock_release(lock, req, NULL, NULL), 0);
+            else
+                ck_assert_int_eq(status, AFLOCK_EWOULDBLOCK); /* the pause after a run */
+        }
+        after = atomic_load(&allocations);
+        ck_assert_uint_eq(after, before);
+    }
+    aflock_token_free(token);
+    ck_assert_int_eq(aflock_ctx_free(ctx, 5 * SEC), 0);
+}
+
+START_TEST(no_allocation_inline)
+{
+    steady(AFLOCK_IO_INLINE);
+}
+END_TEST
+
+START_TEST(no_allocation_auto)
+{
+    steady(AFLOCK_IO_AUTO);
+}
+END_TEST
+
+START_TEST(no_allocation_on_the_pool)
+{
+    steady(AFLOCK_IO_POOL);
+}
+END_TEST
+
+START_TEST(at_most_256_bytes_per_waiter)
+{
+    enum { COUNT = 4096 };
+    static fake_answer answer;
+    size_t total = 0;
+    fake_start(&h, 4, false, NULL);
+    aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE);
+    fake_hold(&h, lock, &answer, NULL);
+    answer = (fake_answer){.count = 0};
+    for (int i = 0; i < COUNT; i++)
+        ck_assert_int_eq(fake_acquire(lock, NULL, &answer, NULL), 0);
+    total = h.ctx->slab_count * 64 * sizeof **h.ctx->slabs;
+    ck_assert_uint_le(total, (size_t)(COUNT + 64) * 256);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+    ck_assert_uint_eq(answer.count, COUNT);
+}
+END_TEST
+
+/* --------------------------------------------------------------------------------------- every allocation fails */
+
+enum { REQUESTS = 70 };
+
+static int accept_fd(int fd, void *user)
+{
+    (void)fd, (void)user;
+    return 0;
+}
+
+static unsigned questions;
+
+static void inspected(aflock *lock, const aflock_holder *holder, void *user)
+{
+    (void)lock, (void)user;
+    ck_assert(holder->status == 0 || holder->status == AFLOCK_ENOMEM);
+    questions++;
+}
+
+static bool went_wrong; /* something was answered with ENOMEM */
+
+/* Was it done? Running out of memory is the only excuse. */
+static bool done(int status)
+{
+    ck_assert(status == 0 || status == AFLOCK_ENOMEM);
+    went_wrong |= status != 0;
+    return status == 0;
+}
+
+static aflock *try_open(const char *name, aflock_io io)
+{
+    aflock *lock;
+    aflock_options options;
+    aflock_options_init(&options);
+    options.io = io;
+    return done(aflock_open(&lock, h.ctx, fake_path(name), &options)) ? lock : NULL;
+}
+
+static void use(aflock *lock, aflock_token *token)
+{
+    static fake_answer answers[REQUESTS], verified;
+    static char owners[REQUESTS];
+    bool accepted[REQUESTS];
+    if (!lock)
+        return;
+    for (int i = 0; i < REQUESTS; i++) {
+        aflock_acquire_options o = fake_options(SEC);
+        answers[i] = (fake_answer){.count = 0};
+        o.mode = AFLOCK_SHARED;
+        o.owner = &owners[i];
+        if (i % 7 == 1)
+            o.token = token;
+        if (i % 7 == 2)
+            o.on_acquired = accept_fd;
+        accepted[i] = done(fake_acquire(lock, &o, &answers[i], NULL));
+    }
+    fake_work(&h);
+    verified = (fake_answer){.count = 0};
+    bool asked = false;
+    for (int i = 0; i < REQUESTS; i++) {
+        ck_assert_uint_eq(answers[i].count, accepted[i]);
+        if (!accepted[i] || !done(answers[i].result.status))
+            continue;
+        if (!asked)
+            asked = done(aflock_verify(lock, answers[i].result.req, fake_answered, &verified));
+    }
+    unsigned before = questions;
+    bool inspecting = done(aflock_inspect(lock, inspected, NULL));
+    fake_work(&h);
+    ck_assert_uint_eq(verified.count, asked);
+    ck_assert_uint_eq(questions - before, inspecting);
+    for (int i = 0; i < REQUESTS; i++)
+        if (answers[i].count && answers[i].result.status == 0)
+            ck_assert_int_eq(fake_release(lock, answers[i].result.req, NULL), 0);
+    fake_work(&h);
+}
+
+/* All that allocates, once or more. */
+static void script(const aflock_ctx_options *options)
+{
+    char name[32];
+    aflock_token *token = NULL;
+    if (!fake_start(&h, 4, true, options)) {
+        went_wrong = true;
+        return;
+    }
+    done(aflock_token_new(&token, h.ctx));
+    use(try_open("dir/f", AFLOCK_IO_INLINE), token);
+    use(try_open("link/f", AFLOCK_IO_POOL), token);
+    use(try_open("g", AFLOCK_IO_AUTO), NULL);
+    for (int i = 0; i < 70; i++) {
+        snprintf(name, sizeof name, "many%d", i);
+        aflock *lock = try_open(name, AFLOCK_IO_INLINE);
+        aflock_req req;
+        if (lock && done(aflock_try(lock, NULL, &req, NULL)))
+            ck_assert_int_eq(aflock_release(lock, req, NULL, NULL), 0);
+        if (i % 2 == 0)
+            ck_assert_int_eq(aflock_close(lock), 0);
+    }
+    atomic_store(&fail_at, 0); /* from here on there is memory again: the context has to be usable */
+    fake_answer answer;
+    aflock *lock = fake_open_lock(&h, "dir/f", AFLOCK_IO_INLINE);
+    aflock_req req = fake_hold(&h, lock, &answer, NULL);
+    ck_assert(!fake_is_free(fake_path("dir/f")));
+    ck_assert_int_eq(fake_release(lock, req, NULL), 0);
+    fake_work(&h);
+    ck_assert(fake_is_free(fake_path("dir/f")));
+    aflock_token_free(token);
+    ck_assert_int_eq(fake_free(&h, SEC), 0);
+}
+
+static void fail_each(const aflock_ctx_options *options)
+{
+    ck_assert_int_eq(mkdir(fake_path("dir"), 0777), 0);
+    ck_assert_int_eq(symlink("dir", fake_path("link")), 0);
+    unsigned n = 1, tolerated = 0;
+    for (;; n++) {
+        long before = atomic_load(&blocks);
+        unsigned first = atomic_load(&allocations);
+        unsigned descriptors = fake_descriptors();
+        went_wrong = false;
+        atomic_store(&fail_at, first + n);
+        script(options);
+        long after = atomic_load(&blocks);
+        ck_assert_int_eq(after, before);
+        ck_assert_uint_eq(fake_descriptors(), descriptors);
+        if (atomic_load(&allocations) < first + n)
+            break; /* it has fewer than n */
+        tolerated += !went_wrong; /* a table that did not grow: slower, not wrong */
+    }
+    ck_assert(!went_wrong);
+    ck_assert_uint_gt(n, 100);
+    ck_assert_uint_lt(tolerated, n / 4);
+}
+
+START_TEST(the_nth_allocation_fails)
+{
+    fail_each(NULL);
+}
+END_TEST
+
+static void *hook_allocate(size_t size, void *user)
+{
+    ++*(long *)user;
+    void *block = malloc(size);
+    if (!block)
+        --*(long *)user;
+    return block;
+}
+
+static void *hook_reallocate(void *block, size_t size, void *user)
+{
+    (void)user;
+    ck_assert_ptr_nonnull(block);
+    return realloc(block, size);
+}
+
+static void hook_release(void *block, void *user)
+{
+    ck_assert_ptr_nonnull(block);
+    --*(long *)user;
+    free(block);
+}
+
+START_TEST(the_nth_allocation_fails_with_hooks)
+{
+    long hooked = 0;
+    aflock_ctx_options options;
+    aflock_ctx_options_init(&options);
+    options.allocate = hook_allocate;
+    options.reallocate = hook_reallocate;
+    options.release = hook_release;
+    options.allocate_user = &hooked;
+    fail_each(&options);
+    ck_assert_int_eq(hooked, 0);
+}
+END_TEST
+
+START_TEST(half_a_set_of_hooks_is_refused)
+{
+    aflock_ctx_options options;
+    aflock_ctx_options_init(&options);
+    options.allocate = hook_allocate;
+    ck_assert_ptr_null(fake_start(&h, 4, false, &options));
+    ck_assert_int_eq(h.closed, 0);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *const tests[] = {no_allocation_inline,
+                                  no_allocation_auto,
+                                  no_allocation_on_the_pool,
+                                  at_most_256_bytes_per_waiter,
+                                  the_nth_allocation_fails,
+                                  the_nth_allocation_fails_with_hooks,
+                                  half_a_set_of_hooks_is_refused,
+                                  NULL};
+    return fake_main("runtime: memory", tests);
+}
