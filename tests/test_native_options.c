@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -288,30 +287,28 @@ static void hold_and_execute(void)
     scene_make_context();
     aflock_acquire_options o = scene_options(flags_of_child, 0);
     scene_hold(scene_open("lock", io_of_child), &o);
-    execl("/bin/sh", "sh", "-c", "echo >running; while :; do sleep 1; done", (char *)NULL);
+    execlp("sleep", "sleep", "60", (char *)NULL);
     _exit(1);
 }
 
 static void check_inheritance(bool inherit)
 {
-    struct timespec pause_between = {.tv_nsec = 2000000};
+    int executed[2];
+    char byte;
     scene_free_context();
     flags_of_child = inherit ? AFLOCK_INHERIT : 0;
+    ck_assert_int_eq(pipe2(executed, O_CLOEXEC), 0); /* its end comes when the other program begins */
     pid_t pid = fork();
     ck_assert_int_ge(pid, 0);
-    if (pid == 0) {
-        setpgid(0, 0);
+    if (pid == 0)
         hold_and_execute();
-    }
-    while (scene_size("running") < 0) {
-        ck_assert_int_eq(waitpid(pid, NULL, WNOHANG), 0);
-        nanosleep(&pause_between, NULL);
-    }
+    close(executed[1]);
+    ck_assert_int_eq(read(executed[0], &byte, 1), 0);
+    close(executed[0]);
+    ck_assert_int_eq(waitpid(pid, NULL, WNOHANG), 0);
     ck_assert(scene_is_free("lock", LOCK_EX) == !inherit);
-    ck_assert_int_eq(kill(-pid, SIGKILL), 0);
-    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
-    while (!scene_is_free("lock", LOCK_EX))
-        nanosleep(&pause_between, NULL); /* the program's own child goes a little later */
+    scene_holder_end(pid);
+    ck_assert(scene_is_free("lock", LOCK_EX));
     scene_make_context();
 }
 

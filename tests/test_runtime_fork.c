@@ -219,7 +219,8 @@ START_TEST(abandoning_only_closes_and_frees)
 }
 END_TEST
 
-/* ------------------------------------------------------------------------------------------ with a real loop and pool */
+/* ------------------------------------------------------------------------------------------ with a real loop and pool
+ */
 
 static aflock_ctx *real;
 

@@ -65,8 +65,8 @@ static void heard(afl_watcher *watcher, unsigned events)
 
 static void wire_start(afl_work *w)
 {
-    static const char LETTERS[] = {[AFL_OP_TRY] = 'T', [AFL_OP_WITHDRAW] = 'W', [AFL_OP_RELEASE] = 'R',
-                                   [AFL_OP_BEAT] = 'B'};
+    static const char LETTERS[] = {
+        [AFL_OP_TRY] = 'T', [AFL_OP_WITHDRAW] = 'W', [AFL_OP_RELEASE] = 'R', [AFL_OP_BEAT] = 'B'};
     wire *s = w->state;
     starts++;
     ck_assert_ptr_null(s->work);

@@ -31,10 +31,10 @@ START_TEST(inline_in_every_state)
     aflock *held = fake_open_lock(&h, "held", AFLOCK_IO_INLINE), *won = fake_open_lock(&h, "won", AFLOCK_IO_INLINE);
     aflock *waits = fake_open_lock(&h, "foreign", AFLOCK_IO_INLINE);
     fake_hold(&h, held, &a, NULL);
-    ck_assert_int_eq(fake_acquire(held, NULL, &b, NULL), 0);     /* behind a hold */
-    ck_assert_int_eq(fake_acquire(waits, NULL, &c, NULL), 0);    /* contended, listening */
-    ck_assert_int_eq(fake_acquire(won, NULL, &d, NULL), 0);      /* won, not delivered */
-    ck_assert_int_eq(fake_acquire(waits, NULL, &e, &req), 0);    /* cancelled, not delivered */
+    ck_assert_int_eq(fake_acquire(held, NULL, &b, NULL), 0);  /* behind a hold */
+    ck_assert_int_eq(fake_acquire(waits, NULL, &c, NULL), 0); /* contended, listening */
+    ck_assert_int_eq(fake_acquire(won, NULL, &d, NULL), 0);   /* won, not delivered */
+    ck_assert_int_eq(fake_acquire(waits, NULL, &e, &req), 0); /* cancelled, not delivered */
     ck_assert_int_eq(fake_cancel(waits, req), 0);
     ck_assert_uint_eq(h.listening_count, 1);
     ck_assert_int_eq(fake_free(&h, 0), 0);

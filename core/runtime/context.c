@@ -69,7 +69,8 @@ uint64_t afl_now(const aflock_ctx *ctx)
 
 const void *afl_thread(void)
 {
-    static _Thread_local char here;
+    /* Signal handlers ask too: the first access must not allocate, in a library loaded at run time either. */
+    static _Thread_local char here __attribute__((tls_model("initial-exec")));
     return &here;
 }
 
@@ -119,13 +120,23 @@ void aflock_ctx_options_init(aflock_ctx_options *o)
                               .stall_after = AFLOCK_SECOND};
 }
 
+bool afl_take_options(void *options, size_t known, const void *given)
+{
+    size_t size;
+    if (!given)
+        return true;
+    memcpy(&size, given, sizeof size);
+    if (size < sizeof size || size > known)
+        return false;
+    memcpy(options, given, size);
+    return true;
+}
+
 static int options_for_ctx(aflock_ctx_options *o, const aflock_ctx_options *given)
 {
     aflock_ctx_options_init(o);
-    if (given && given->size != sizeof *given)
+    if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
-    if (given)
-        *o = *given;
     int hooks = (o->allocate != NULL) + (o->reallocate != NULL) + (o->release != NULL);
     if ((hooks != 0 && hooks != 3) || o->handoff_grants == 0 || o->attempt_limit == 0 || o->stall_after == 0)
         return AFLOCK_EINVAL;
@@ -386,6 +397,7 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
 {
     if (!ctx || !afl_gate_forked(ctx->gate))
         return AFLOCK_EINVAL;
+    afl_gate_forget_jobs(ctx->gate, ctx->admission.outstanding);
     for (afl_place *p = ctx->places; p; p = p->all_next) {
         p->notifying = false; /* the parent's */
         p->protocol->abandon(&p->attempt->work);

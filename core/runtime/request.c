@@ -108,11 +108,8 @@ void aflock_options_init(aflock_options *o)
 static int options_for_open(aflock_options *o, const aflock_options *given)
 {
     aflock_options_init(o);
-    if (!given)
-        return 0;
-    if (given->size != sizeof *given)
+    if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
-    *o = *given;
     bool sane = (o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD) && o->io >= AFLOCK_IO_AUTO &&
                 o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL;
     return sane ? 0 : AFLOCK_EINVAL;
@@ -274,11 +271,8 @@ static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, co
 {
     enum { ALL_FLAGS = (AFLOCK_REPORT_CLOSE << 1) - 1 };
     aflock_acquire_options_init(o);
-    if (given) {
-        if (given->size != sizeof *given)
-            return AFLOCK_EINVAL;
-        *o = *given;
-    }
+    if (!afl_take_options(o, sizeof *o, given))
+        return AFLOCK_EINVAL;
     if ((o->mode != AFLOCK_EXCLUSIVE && o->mode != AFLOCK_SHARED) || (o->flags & ~(uint32_t)ALL_FLAGS) ||
         (o->file_mode != AFLOCK_MODE_DEFAULT && o->file_mode > MODE_BITS))
         return AFLOCK_EINVAL;

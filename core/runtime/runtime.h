@@ -60,9 +60,10 @@ struct aflock_token {
 afl_gate *afl_gate_new(const aflock_loop *loop, const afl_sys *sys);
 void afl_gate_unref(afl_gate *g);
 bool afl_gate_forked(const afl_gate *g);
-bool afl_gate_post(afl_gate *g, aflock_job *job); /* [W] false: the context is gone */
-void afl_gate_close(afl_gate *g);                 /* no wake runs after the return */
-aflock_job *afl_gate_take_jobs(afl_gate *g);      /* in the order of posting */
+bool afl_gate_post(afl_gate *g, aflock_job *job);           /* [W] false: the context is gone */
+void afl_gate_forget_jobs(afl_gate *g, size_t outstanding); /* in a forked child */
+void afl_gate_close(afl_gate *g);                           /* no wake runs after the return */
+aflock_job *afl_gate_take_jobs(afl_gate *g);                /* in the order of posting */
 aflock_token *afl_gate_take_tokens(afl_gate *g);
 void afl_gate_wait(afl_gate *g, uint64_t timeout); /* until a job came back */
 void afl_token_unref(aflock_token *t);             /* any thread */
@@ -299,6 +300,10 @@ struct aflock_ctx {
     afl_errand *errands;
     afl_entry *trying; /* the request of aflock_try, while it is answered */
 };
+
+/* Lays what the caller gave over the defaults in `options`; a caller compiled against an older header gives less.
+ * False: its size is not one. */
+bool afl_take_options(void *options, size_t known, const void *given);
 
 void *afl_allocate(aflock_ctx *ctx, size_t size); /* zeroed */
 void *afl_reallocate(aflock_ctx *ctx, void *block, size_t size);

@@ -53,6 +53,7 @@ typedef struct fake_host {
     size_t job_count;
     unsigned submits;
     unsigned refusals; /* so many submits are refused */
+    bool no_threads;   /* fake_run runs jobs on the test's own thread: faster */
     unsigned stalls;
     int executor_closed;
 
@@ -80,6 +81,13 @@ void fake_join(pthread_t thread);
 size_t fake_jobs_in(const fake_host *h, aflock_lane lane);
 
 /* ---------------------------------------------------------------------------------------------------- the answers */
+
+/* An assertion for what runs often: those of libcheck write to a file each time. */
+#define fake_require(condition)                  \
+    do {                                         \
+        if (!(condition))                        \
+            ck_abort_msg("not: %s", #condition); \
+    } while (0)
 
 /* What a request is answered; the `user` of fake_answered, of which `then`, if not NULL, runs in the callback. */
 typedef struct fake_answer {

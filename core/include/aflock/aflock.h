@@ -313,8 +313,9 @@ AFLOCK_API int aflock_acquire(aflock *lock, const aflock_acquire_options *option
 /* One attempt, answered at once, without a callback: 0 and the lock is held, `*req` names the hold (release it with
  * aflock_release). AFLOCK_EWOULDBLOCK: somebody holds it or waits for it. AFLOCK_ENOTINLINE: the attempt would have to
  * leave this thread (file missing or not in the kernel's cache, path not resolved yet, network file system,
- * AFLOCK_IO_POOL, on_acquired in pool mode): use aflock_acquire with timeout 0. `result` may be NULL; its strings live
- * until the next call on this lock. timeout and token are ignored. [loop's thread] */
+ * AFLOCK_IO_POOL; on_acquired, file_mode or AFLOCK_TRUNCATE without AFLOCK_IO_INLINE; by chance, while somebody mounts
+ * a file system): use aflock_acquire with timeout 0. `result` may be NULL; its strings live until the next call on this
+ * lock. timeout and token are ignored. [loop's thread] */
 AFLOCK_API int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result);
 
 /* Cancels a waiting request. 0: its callback will say AFLOCK_ECANCELED (or another failure), never "acquired", even

@@ -59,8 +59,10 @@ typedef struct aflock_loop {
     void (*defer)(void *self);                    /* [L] call aflock_host_turn soon, on a fresh stack */
     void (*wake)(void *self);                     /* [S] the same from anywhere; async-signal-safe, keeps errno */
     void (*keep_alive)(void *self, int on);       /* [L] whether the loop has to go on running; off at first */
-    int (*watch)(void *self, aflock_watch *w);    /* [L] level-triggered; again with other events = change */
-    void (*unwatch)(void *self, aflock_watch *w); /* [L] nothing is reported after the return */
+    int (*watch)(void *self, aflock_watch *w);    /* [L] level-triggered; again with other events = change; no
+                                                     events: AFLOCK_EINVAL */
+    void (*unwatch)(void *self, aflock_watch *w); /* [L] nothing is reported after the return; comes before the
+                                                     descriptor is closed */
     void (*close)(void *self, int forked);        /* [L] last call of all; the tables may be freed. forked != 0: in a
                                                      child: close descriptors and free memory, change nothing that is
                                                      shared with the parent (no epoll_ctl, no timerfd_settime) */
@@ -105,7 +107,7 @@ AFLOCK_API int aflock_ctx_new(aflock_ctx **out, const aflock_host *host, const a
 AFLOCK_API const aflock_loop *aflock_host_loop(const aflock_ctx *ctx);
 
 /* Whether this thread may work with the context now: 0, AFLOCK_EINVAL (NULL), AFLOCK_EFORKED, AFLOCK_ETHREAD,
- * AFLOCK_EBUSY inside a callback. Any thread. */
+ * AFLOCK_EBUSY inside a callback. Any thread, signal handlers. */
 AFLOCK_API int aflock_host_check(const aflock_ctx *ctx);
 
 /* The time given to loop->timer has come; early calls are harmless. [L] */

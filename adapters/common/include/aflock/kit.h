@@ -51,9 +51,10 @@ typedef struct aflock_kit_options {
 AFLOCK_API void aflock_kit_options_init(aflock_kit_options *options);
 
 /* Makes a kit and fills in `host` for aflock_ctx_new. Freeing the context frees the kit; if aflock_ctx_new fails, call
- * aflock_kit_free. [loop's thread] */
+ * aflock_kit_free. On failure an executor of the options stays the caller's. [loop's thread] */
 AFLOCK_API int aflock_kit_new(aflock_kit **out, aflock_host *host, const aflock_kit_options *options);
-AFLOCK_API void aflock_kit_free(aflock_kit *kit); /* only for a kit that no context was made with */
+/* Only for a kit that no context was made with. Calls `closed`; an executor of the options stays the caller's. */
+AFLOCK_API void aflock_kit_free(aflock_kit *kit);
 
 AFLOCK_API void *aflock_kit_adapter(const aflock_kit *kit); /* the `adapter` of the options */
 
