@@ -171,10 +171,9 @@ static bool recreate;
 
 static void replace_lock(void)
 {
-    if (replacements == 0)
+    if (replacements == 0 || unlink("lock") != 0)
         return;
     replacements--;
-    ck_assert_int_eq(unlink("lock"), 0);
     if (recreate)
         scene_write("lock", "");
 }
@@ -188,22 +187,28 @@ static void names_what_we_hold(aflock *lock, aflock_req req)
     ck_assert(!scene_is_free("lock", LOCK_SH));
 }
 
-START_TEST(replaced_between_open_and_lock)
+static void replaced_before(seam_call call, aflock_io io)
 {
+    aflock *lock = scene_open("lock", io);
+    replacements = 3;
+    seam_before(call, replace_lock);
+    int descriptors = scene_descriptors();
+    aflock_req req = scene_hold(lock, NULL);
+    ck_assert_int_eq(replacements, 0);
+    names_what_we_hold(lock, req);
+    ck_assert_int_eq(scene_descriptors(), descriptors + 1);
+    seam_before(call, NULL);
+    ck_assert_int_eq(scene_release(lock, req).result.status, 0);
+    ck_assert_int_eq(aflock_close(lock), 0);
+}
+
+START_TEST(replaced_during_the_attempt)
+{
+    static const seam_call CALLS[] = {SEAM_FSTAT, SEAM_LOCK, SEAM_STAT};
     scene_write("lock", "");
-    for (int i = 0; i < 2; i++) {
-        aflock *lock = scene_open("lock", scene_io(_i));
-        recreate = i;
-        replacements = 3;
-        seam_before(SEAM_LOCK, replace_lock);
-        int descriptors = scene_descriptors();
-        aflock_req req = scene_hold(lock, NULL);
-        ck_assert_int_eq(replacements, 0);
-        names_what_we_hold(lock, req);
-        ck_assert_int_eq(scene_descriptors(), descriptors + 1);
-        seam_before(SEAM_LOCK, NULL);
-        ck_assert_int_eq(scene_release(lock, req).result.status, 0);
-        ck_assert_int_eq(aflock_close(lock), 0);
+    for (int i = 0; i < 6; i++) {
+        recreate = i % 2;
+        replaced_before(CALLS[i / 2], scene_io(_i));
     }
 }
 END_TEST
@@ -309,7 +314,15 @@ START_TEST(handed_on_only_while_the_path_names_it)
     scene_must_work(lock);
     scene_must_work(other); /* one queue from here on */
     aflock_req req = scene_hold(lock, NULL);
-    answer a = {0};
+    answer a = {0}, same = {0};
+    ck_assert_int_eq(aflock_acquire(other, NULL, scene_answer, &same, NULL), 0);
+    scene_expect(1);
+    ck_assert_int_eq(scene_release(lock, req).result.status, 0);
+    scene_run_until(&same.count, 1);
+    ck_assert_int_eq(same.result.status, 0);
+    ck_assert_int_eq(scene_release(other, same.result.req).result.status, 0);
+
+    req = scene_hold(lock, NULL);
     ck_assert_int_eq(aflock_acquire(other, NULL, scene_answer, &a, NULL), 0);
     scene_expect(1);
     ck_assert_int_eq(unlink("lock"), 0);
@@ -495,7 +508,7 @@ int main(void)
         an_interrupted_close_is_done,
         a_failed_unlock_keeps_the_hold,
         a_release_nobody_asks_about_is_repeated,
-        replaced_between_open_and_lock,
+        replaced_during_the_attempt,
         replaced_again_and_again,
         replaced_while_we_wait,
         freed_after_it_was_replaced,

@@ -62,6 +62,31 @@ START_TEST(a_refused_request_is_never_answered)
 }
 END_TEST
 
+static int questions[3], asked;
+
+static void note_question(aflock *lock, const aflock_holder *holder, void *user)
+{
+    (void)lock;
+    ck_assert_int_eq(holder->status, 0);
+    questions[asked++] = *(int *)user;
+}
+
+START_TEST(questions_are_answered_in_order)
+{
+    int names[] = {1, 2, 3};
+    fake_start(&h, 4, false, NULL);
+    aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE);
+    asked = 0;
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(aflock_inspect(lock, note_question, &names[i]), 0);
+    ck_assert_int_eq(asked, 0);
+    fake_settle(&h);
+    ck_assert_int_eq(asked, 3);
+    ck_assert_mem_eq(questions, names, sizeof names);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
 START_TEST(at_most_64_callbacks_in_a_turn)
 {
     enum { COUNT = 150 };
@@ -117,7 +142,8 @@ END_TEST
 static void release_and_close(fake_answer *answer, aflock *lock)
 {
     ck_assert_int_eq(fake_release(lock, answer->result.req, NULL), 0);
-    ck_assert_int_eq(aflock_close(lock), 0); /* fake_answered looks at the path afterwards */
+    ck_assert_int_eq(aflock_close(lock), 0);
+    ck_assert_ptr_nonnull(h.ctx->places); /* lives until the callback returns: fake_answered looks at the path */
 }
 
 START_TEST(a_callback_releases_and_closes_its_own_lock)
@@ -244,6 +270,7 @@ int main(void)
 {
     const TTest *const tests[] = {an_answer_waits_for_the_turn,
                                   a_refused_request_is_never_answered,
+                                  questions_are_answered_in_order,
                                   at_most_64_callbacks_in_a_turn,
                                   a_chain_of_callbacks_lets_the_loop_go_on,
                                   a_callback_releases_and_closes_its_own_lock,

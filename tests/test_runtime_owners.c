@@ -278,6 +278,29 @@ START_TEST(a_full_context_and_a_full_path)
 }
 END_TEST
 
+/* It is granted without waiting. */
+START_TEST(a_full_queue_lets_its_owner_in_again)
+{
+    aflock_options options;
+    aflock_acquire_options again = fake_options(AFLOCK_FOREVER);
+    aflock *lock;
+    again.owner = &options;
+    fake_start(&h, 4, false, NULL);
+    aflock_options_init(&options);
+    options.io = AFLOCK_IO_INLINE;
+    options.max_waiters = 1;
+    ck_assert_int_eq(aflock_open(&lock, h.ctx, fake_path("one"), &options), 0);
+    fake_hold(&h, lock, &a, &again);
+    ck_assert_int_eq(fake_acquire(lock, NULL, &b, NULL), 0);
+    ck_assert_int_eq(fake_acquire(lock, NULL, &c, NULL), AFLOCK_EFULL);
+    ck_assert_int_eq(fake_acquire(lock, &again, &d, NULL), 0);
+    fake_settle(&h);
+    ck_answered(d, 0);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+    ck_assert_uint_eq(c.count, 0);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {requests_exclude_each_other_without_an_owner,
@@ -291,6 +314,7 @@ int main(void)
                                   somebody_foreign_gets_the_file_during_the_pause,
                                   a_waiting_writer_stops_later_readers,
                                   a_full_context_and_a_full_path,
+                                  a_full_queue_lets_its_owner_in_again,
                                   NULL};
     return fake_main("runtime: owners and order", tests);
 }

@@ -235,33 +235,6 @@ START_TEST(try_is_answered_at_once)
 }
 END_TEST
 
-START_TEST(try_never_leaves_the_thread)
-{
-    aflock_req req;
-    fake_start(&h, 4, false, NULL);
-    lock = fake_open_lock(&h, "f", AFLOCK_IO_AUTO);
-    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), AFLOCK_ENOTINLINE); /* the directory is not known yet */
-    ck_assert_uint_eq(fake_sys_count(FAKE_OPEN), 0);
-    ck_assert_int_eq(fake_release(lock, fake_hold(&h, lock, &a, NULL), NULL), 0);
-    fake_work(&h);
-    unsigned submits = h.submits;
-    fake_sys_forget();
-    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), 0); /* now it is, and the file is there */
-    ck_assert_int_eq(fake_release(lock, req, NULL), 0);
-    ck_assert_int_eq(unlink(fake_path("f")), 0);
-    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), AFLOCK_ENOTINLINE);
-    aflock_acquire_options o = fake_options(0);
-    o.flags |= AFLOCK_TRUNCATE;
-    ck_assert_int_eq(aflock_try(lock, &o, &req, NULL), AFLOCK_ENOTINLINE);
-    ck_assert_uint_eq(fake_sys_count(FAKE_OPEN), 0);
-    ck_assert_uint_eq(fake_sys_elsewhere(), 0);
-    ck_assert_uint_eq(h.submits, submits);
-    fake_touch(fake_path("f"));
-    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), 0);
-    ck_assert_int_eq(fake_free(&h, 0), 0);
-}
-END_TEST
-
 START_TEST(try_behind_an_attempt_that_is_under_way)
 {
     aflock_req req, waiting;
@@ -466,7 +439,6 @@ int main(void)
                                   a_release_that_fails_is_held_as_before,
                                   a_release_that_fails_and_that_nobody_hears_of_is_logged_and_tried_again,
                                   try_is_answered_at_once,
-                                  try_never_leaves_the_thread,
                                   try_behind_an_attempt_that_is_under_way,
                                   the_dump_shows_holders_and_waiters,
                                   what_keeps_the_loop_alive,

@@ -129,6 +129,33 @@ START_TEST(auto_runs_here_what_is_cached_and_elsewhere_what_is_not)
 }
 END_TEST
 
+START_TEST(try_never_leaves_the_thread)
+{
+    aflock_req req;
+    fake_start(&h, 4, false, NULL);
+    aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_AUTO);
+    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), AFLOCK_ENOTINLINE); /* the directory is not known yet */
+    ck_assert_uint_eq(fake_sys_count(FAKE_OPEN), 0);
+    ck_assert_int_eq(fake_release(lock, fake_hold(&h, lock, &a, NULL), NULL), 0);
+    fake_work(&h);
+    unsigned submits = h.submits;
+    fake_sys_forget();
+    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), 0); /* now it is, and the file is there */
+    ck_assert_int_eq(fake_release(lock, req, NULL), 0);
+    ck_assert_int_eq(unlink(fake_path("f")), 0);
+    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), AFLOCK_ENOTINLINE);
+    aflock_acquire_options o = fake_options(0);
+    o.flags |= AFLOCK_TRUNCATE;
+    ck_assert_int_eq(aflock_try(lock, &o, &req, NULL), AFLOCK_ENOTINLINE);
+    ck_assert_uint_eq(fake_sys_count(FAKE_OPEN), 0);
+    ck_assert_uint_eq(fake_sys_elsewhere(), 0);
+    ck_assert_uint_eq(h.submits, submits);
+    fake_touch(fake_path("f"));
+    ck_assert_int_eq(aflock_try(lock, NULL, &req, NULL), 0);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
 /* ------------------------------------------------------------------------------------------------ while calls hang */
 
 START_TEST(a_deadline_is_answered_while_the_job_waits_and_never_early)
@@ -323,6 +350,7 @@ int main(void)
                                   a_closed_pool_lock_leaves_the_loops_thread_alone,
                                   one_pool_lock_keeps_the_whole_path_on_the_pool,
                                   auto_runs_here_what_is_cached_and_elsewhere_what_is_not,
+                                  try_never_leaves_the_thread,
                                   a_deadline_is_answered_while_the_job_waits_and_never_early,
                                   a_single_attempt_that_hangs_ends_with_the_attempt_limit,
                                   a_late_success_serves_the_next_head,

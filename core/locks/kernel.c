@@ -329,12 +329,17 @@ static void adopt(afl_work *w)
 static void give_up(afl_work *w)
 {
     int error = unlock(w, w->fd);
-    if (error) {
+    if (error && error != EBADF) {
         afl_work_fail(w, AFL_GRIP_HELD, "unlock", error);
         return;
     }
-    error = drop(w);
     w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
+    if (error) { /* somebody closed the descriptor, and the lock went with it */
+        w->fd = w->path ? -1 : w->fd;
+        w->outcome.cleanup_errno = error;
+        return;
+    }
+    error = drop(w);
     if (w->flags & AFLOCK_REPORT_CLOSE)
         w->outcome.cleanup_errno = error;
 }
@@ -396,10 +401,26 @@ static void verify(afl_query *q)
     }
 }
 
+/* The kernel gives /proc/locks out in pieces, and while others lock and unlock an entry can come twice, or not at all:
+ * a process counts once, and a file that nobody seems to hold is looked for again. */
+enum { PROCESSES = 64, LOOKS = 3 };
+
 typedef struct lock_search {
     afl_query *query;
     const char *kind, *device;
+    long long seen[PROCESSES];
 } lock_search;
+
+static bool seen_before(lock_search *search, long long pid)
+{
+    uint32_t known = search->query->count < PROCESSES ? search->query->count : PROCESSES;
+    for (uint32_t i = 0; i < known; i++)
+        if (pid > 0 && search->seen[i] == pid)
+            return true;
+    if (known < PROCESSES)
+        search->seen[known] = pid;
+    return false;
+}
 
 /* A line of /proc/locks, see proc(5): "1: FLOCK  ADVISORY  WRITE 708 08:01:13567 0 EOF"; "->" marks a waiter. */
 static bool lock_line(char *text, void *user)
@@ -414,7 +435,8 @@ static bool lock_line(char *text, void *user)
         return true;
     char device[32];
     snprintf(device, sizeof device, "%u:%u", major, minor);
-    if (strcmp(kind, search->kind) != 0 || ino != q->ino || strcmp(device, search->device) != 0)
+    if (strcmp(kind, search->kind) != 0 || ino != q->ino || strcmp(device, search->device) != 0 ||
+        seen_before(search, pid))
         return true;
     q->held = 1;
     q->count++;
@@ -423,6 +445,11 @@ static bool lock_line(char *text, void *user)
         q->mode = strcmp(access, "WRITE") == 0 ? AFLOCK_EXCLUSIVE : AFLOCK_SHARED;
     }
     return true;
+}
+
+static const char *lock_kind(const afl_query *q)
+{
+    return q->protocol == &afl_protocol_ofd ? "OFDLCK" : "FLOCK";
 }
 
 static void inspect(afl_query *q)
@@ -444,8 +471,10 @@ static void inspect(afl_query *q)
         afl_classify_mount(q->sys, id.mount, device); /* the device as /proc/locks prints it; btrfs has others too */
         if (!device[0])
             snprintf(device, sizeof device, "%u:%u", (unsigned)(id.dev >> 32), (unsigned)id.dev);
-        lock_search search = {q, q->protocol == &afl_protocol_ofd ? "OFDLCK" : "FLOCK", device};
-        int error = afl_read_lines(q->sys, "/proc/locks", lock_line, &search);
+        lock_search search = {.query = q, .kind = lock_kind(q), .device = device};
+        int error = 0;
+        for (int i = 0; i < LOOKS && !error && !q->held; i++)
+            error = afl_read_lines(q->sys, "/proc/locks", lock_line, &search);
         if (error)
             query_fail(q, "read /proc/locks", error);
     }

@@ -268,7 +268,7 @@ static bool holds(const afl_request *r)
     return r->state == AFL_GRANTED || r->state == AFL_HELD || r->state == AFL_REHELD;
 }
 
-static bool owner_holds(const afl_machine *m, const afl_path *p, const afl_request *r)
+bool afl_machine_owner_holds(const afl_machine *m, const afl_path *p, const afl_request *r)
 {
     if (!r->owner || !p->holders)
         return false;
@@ -293,7 +293,7 @@ bool afl_path_conflict(const afl_path *p, const afl_request *r, const afl_reques
 /* Can the head have the file that we hold? */
 static bool fits(const afl_machine *m, const afl_path *p, const afl_request *r)
 {
-    if (owner_holds(m, p, r))
+    if (afl_machine_owner_holds(m, p, r))
         return true;
     if (p->stale || (r->need & ~p->have) != 0)
         return false;
@@ -433,7 +433,7 @@ static bool start_grant(afl_machine *m, afl_path *p, uint64_t now, afl_action *a
     bool joins = p->holders != NULL;
     bool convert = !joins && p->mode != r->mode;
     bool old = !p->fresh && now - p->checked >= m->config.check_interval;
-    bool verify = !owner_holds(m, p, r) && (old || r->spelling != p->spelling);
+    bool verify = !afl_machine_owner_holds(m, p, r) && (old || r->spelling != p->spelling);
     if (!r->adopt && !convert && !verify) {
         grant(m, p, r, now);
         return false;

@@ -199,6 +199,9 @@ void afl_path_init(afl_path *p);
  * table (NULL: the first one, which is the machine's own). Wanted when `owned` exceeds twice `owner_buckets`. */
 afl_request **afl_machine_owner_table(afl_machine *m, afl_request **memory, size_t buckets);
 
+/* Does the owner of `r` (owner and mode are set) hold the path in the same mode? Then r is granted without waiting. */
+bool afl_machine_owner_holds(const afl_machine *m, const afl_path *p, const afl_request *r);
+
 /* A request asks for a path. 0, AFLOCK_EWOULDBLOCK (once, and not alone), AFLOCK_EDEADLK. */
 int afl_machine_submit(afl_machine *m, afl_path *p, afl_request *r, uint64_t now);
 

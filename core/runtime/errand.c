@@ -39,8 +39,7 @@ static void orphan_errand(aflock_job *job)
 static void unlink_errand(aflock_ctx *ctx, afl_errand *e)
 {
     *(e->prev ? &e->prev->next : &ctx->errands) = e->next;
-    if (e->next)
-        e->next->prev = e->prev;
+    *(e->next ? &e->next->prev : &ctx->errands_last) = e->prev;
 }
 
 afl_errand *afl_errand_next(const aflock_ctx *ctx)
@@ -149,10 +148,9 @@ static afl_errand *errand_new(aflock *lock, void *user)
     q->sys = ctx->sys;
     q->path = lock->place->caller_fd >= 0 ? NULL : e->spelling->text;
     q->fd = lock->place->caller_fd;
-    e->next = ctx->errands;
-    if (e->next)
-        e->next->prev = e;
-    ctx->errands = e;
+    e->prev = ctx->errands_last;
+    *(e->prev ? &e->prev->next : &ctx->errands) = e;
+    ctx->errands_last = e;
     lock->active++;
     return e;
 }

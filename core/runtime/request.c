@@ -310,14 +310,24 @@ static bool take_extras(aflock_ctx *ctx, afl_entry *e, const aflock_acquire_opti
     return true;
 }
 
+/* Too many wait already; a re-entrant request does not wait. */
+static bool is_full(const aflock *lock, const aflock_acquire_options *o)
+{
+    const aflock_ctx *ctx = lock->ctx;
+    const afl_path *path = &lock->place->path;
+    const afl_request r = {.owner = o->owner, .mode = (uint8_t)o->mode};
+    bool full = (ctx->options.max_waiters && ctx->machine.waiting >= ctx->options.max_waiters) ||
+                (lock->max_waiters && path->waiting >= lock->max_waiters);
+    return full && !afl_machine_owner_holds(&ctx->machine, path, &r);
+}
+
 /* Makes a request and gives it to the machine. */
 static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflock_callback callback, void *user,
                   afl_entry **out)
 {
     aflock_ctx *ctx = lock->ctx;
     afl_place *place = lock->place;
-    if ((ctx->options.max_waiters && ctx->machine.waiting >= ctx->options.max_waiters) ||
-        (lock->max_waiters && place->path.waiting >= lock->max_waiters))
+    if (is_full(lock, o))
         return AFLOCK_EFULL;
     afl_entry *e = entry_new(ctx);
     if (!e)

@@ -297,8 +297,8 @@ struct aflock_ctx {
     size_t mount_count;
     afl_directory directories[64];
 
-    afl_errand *errands;
-    afl_entry *trying; /* the request of aflock_try, while it is answered */
+    afl_errand *errands, *errands_last; /* in the order of asking */
+    afl_entry *trying;                  /* the request of aflock_try, while it is answered */
 };
 
 /* Lays what the caller gave over the defaults in `options`; a caller compiled against an older header gives less.

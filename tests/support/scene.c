@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WATCHDOG = 8 }; /* seconds */
+enum { WATCHDOG = 5 }; /* seconds */
 
 aflock_ctx *scene;
 char scene_directory[PATH_MAX];
@@ -281,7 +281,7 @@ int scene_main(const char *name, const TTest *const once[], const TTest *const e
 {
     Suite *suite = suite_create(name);
     TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, 4 * WATCHDOG);
+    tcase_set_timeout(tcase, 6 * WATCHDOG);
     tcase_add_checked_fixture(tcase, scene_begin, scene_end);
     for (size_t i = 0; once && once[i]; i++)
         tcase_add_test(tcase, once[i]);

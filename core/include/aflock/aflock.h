@@ -210,8 +210,9 @@ AFLOCK_API void aflock_ctx_options_init(aflock_ctx_options *options);
 /* Ends a context: needs no turn of the loop. Answers what is pending with AFLOCK_ECLOSED (each once, inside this
  * call), releases every hold (a caller's own descriptor is not unlocked), waits at most `grace` ns for what runs on
  * the executor, closes all locks and frees everything but what a hung system call still uses; the worker frees that
- * when the call returns, and gives back what it won. Returns the number of holds that could not be released in time
- * (0: all were); AFLOCK_EBUSY inside a callback, AFLOCK_ETHREAD, AFLOCK_EFORKED. NULL: returns 0. [loop's thread] */
+ * when the call returns, and gives back what it won. Returns the number of locked files that could not be given up in
+ * time (0: all were); AFLOCK_EBUSY inside a callback, AFLOCK_ETHREAD, AFLOCK_EFORKED. NULL: returns 0. [loop's thread]
+ */
 AFLOCK_API int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace);
 
 /* Graceful end: from now on new requests get AFLOCK_ECLOSED; those accepted go on as usual. `callback` runs once, from
@@ -328,7 +329,8 @@ AFLOCK_API int aflock_cancel(aflock *lock, aflock_req req);
  * and retried until it is done. AFLOCK_ENOTHELD: still waiting. AFLOCK_ESTALE. [loop's thread] */
 AFLOCK_API int aflock_release(aflock *lock, aflock_req req, aflock_callback callback, void *user);
 
-/* The same, and ends every other hold of the same owner on this path with it, without callbacks. */
+/* The same, and ends every other hold of the same owner on this path with it, without callbacks: the depth is 0 at
+ * once. Requests whose grant is not delivered yet are not holds. */
 AFLOCK_API int aflock_release_all(aflock *lock, aflock_req req, aflock_callback callback, void *user);
 
 /* The locked descriptor of a hold, borrowed until the release; or AFLOCK_ENOTHELD, AFLOCK_ESTALE. [loop's thread] */
@@ -351,7 +353,7 @@ typedef struct aflock_holder {
     int held;         /* 1: somebody holds it, this process included */
     aflock_mode mode; /* of the holder named */
     int64_t pid;      /* of one holder; 0: not known */
-    uint32_t count;   /* holders seen */
+    uint32_t count;   /* processes seen to hold it */
 } aflock_holder;
 typedef void (*aflock_inspected)(aflock *lock, const aflock_holder *holder, void *user);
 AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *user);
