@@ -2,6 +2,8 @@
  * is scripted: what the library submits stays out until the test lets it run. */
 #include "support/fake_host.h"
 
+#include <errno.h>
+
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -249,6 +251,24 @@ START_TEST(an_executor_that_always_refuses_stops_neither_deadlines_nor_the_end)
 }
 END_TEST
 
+START_TEST(a_try_that_no_executor_takes_is_an_error)
+{
+    fake_start(&h, 4, false, NULL);
+    h.refusals = UINT32_MAX;
+    aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_POOL);
+    ck_assert_int_eq(fake_acquire(lock, NULL, &answers[0], NULL), 0);
+    fake_advance(&h, SEC - 10 * MS);
+    ck_assert_uint_eq(answers[0].count, 0); /* it could pass */
+    fake_advance(&h, 20 * MS);
+    ck_answered(answers[0], AFLOCK_ESYS);
+    ck_assert_int_eq(answers[0].result.sys_errno, EAGAIN);
+    ck_assert_str_eq(answers[0].result.step, "executor");
+    h.refusals = 0;
+    fake_hold(&h, lock, &answers[1], NULL);
+    ck_assert_int_eq(fake_free(&h, SEC), 1); /* the scripted executor runs nothing by itself */
+}
+END_TEST
+
 START_TEST(a_dropped_job_is_an_error_and_leaves_the_lock_usable)
 {
     fake_start(&h, 4, false, NULL);
@@ -301,6 +321,7 @@ int main(void)
                                   stalling_can_be_switched_off,
                                   a_refusing_executor_is_asked_again,
                                   an_executor_that_always_refuses_stops_neither_deadlines_nor_the_end,
+                                  a_try_that_no_executor_takes_is_an_error,
                                   a_dropped_job_is_an_error_and_leaves_the_lock_usable,
                                   NULL};
     return fake_main("runtime: admission", tests);

@@ -224,8 +224,6 @@ static void pump_lane(aflock_ctx *ctx, int lane, uint64_t now)
 void afl_admission_pump(aflock_ctx *ctx, uint64_t now)
 {
     afl_admission *a = &ctx->admission;
-    if (!a->round[AFLOCK_LANE_RELEASE] && !a->round[AFLOCK_LANE_TRY])
-        return;
     if (now < a->retry_at)
         return;
     a->retry_at = 0;
