@@ -373,6 +373,29 @@ START_TEST(a_watch_that_cannot_be_had_or_is_lost_is_replaced_by_polling)
 }
 END_TEST
 
+/* The file was replaced while we listened to the old one: what is listened to is the file that is waited for. */
+START_TEST(the_watch_follows_the_file)
+{
+    int foreign;
+    struct stat watched, there;
+    fake_start(&h, 4, true, NULL);
+    contended(&foreign);
+    ck_assert_int_eq(unlink(fake_path("f")), 0);
+    int newer = fake_foreign(fake_path("f"));
+    aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL);
+    fake_advance(&h, MS);
+    ck_assert_uint_eq(a.count, 0);
+    ck_assert_uint_eq(h.listening_count, 1);
+    ck_assert_int_eq(fstat(h.listening[0]->fd, &watched), 0);
+    ck_assert_int_eq(stat(fake_path("f"), &there), 0);
+    ck_assert_uint_eq(watched.st_ino, there.st_ino);
+    ck_assert_uint_eq(h.adds, 2);
+    close(foreign);
+    close(newer);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {spellings_that_are_one_text,
@@ -391,6 +414,7 @@ int main(void)
                                   a_change_is_answered_by_an_attempt,
                                   the_watch_ends_with_the_wait,
                                   a_watch_that_cannot_be_had_or_is_lost_is_replaced_by_polling,
+                                  the_watch_follows_the_file,
                                   NULL};
     return fake_main("runtime: places", tests);
 }

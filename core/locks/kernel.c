@@ -197,12 +197,15 @@ static bool have_descriptor(afl_work *w)
     if (w->fd < 0)
         return false;
     w->identified = false;
+    w->renewed = true;
     w->have = afl_needs(w->flags);
     return true;
 }
 
 static void try_path(afl_work *w)
 {
+    const bool had_one = w->fd >= 0;
+    w->renewed = false;
     for (int i = 0; i < REOPENS; i++) {
         bool kept = w->fd >= 0;
         if (!have_descriptor(w))
@@ -225,8 +228,10 @@ static void try_path(afl_work *w)
             afl_work_won(w);
         else if (result == BROKEN)
             undo(w);
-        if (result != REPLACED)
+        if (result != REPLACED) {
+            w->outcome.renewed = had_one && w->renewed;
             return;
+        }
         drop(w); /* unlocks: nothing else has this descriptor */
     }
     afl_work_contended(w, AFL_GRIP_NONE);

@@ -65,9 +65,10 @@ struct afl_work {
     bool not_inline;
 
     /* what the protocol has; common to the protocols on descriptors */
-    int fd;        /* locked, or kept between attempts; -1 */
-    uint32_t have; /* properties of fd */
-    bool identified;
+    int fd;            /* locked, or kept between attempts; -1 */
+    uint32_t have;     /* properties of fd */
+    bool identified;   /* dev, ino and have are those of fd */
+    bool renewed;      /* fd was opened by the last attempt */
     uint64_t dev, ino; /* of fd, if it was identified */
     void *state;
 };

@@ -666,7 +666,7 @@ static void tried_contended(afl_machine *m, afl_path *p, afl_request *r, uint64_
         p->beat_at = add(now, p->beat_interval);
     if (r && r->once)
         end_once(m, p, r, now);
-    p->watch = p->head && p->notify && p->grip == AFL_GRIP_KEPT && !p->watching;
+    p->watch = p->head && p->notify && p->grip == AFL_GRIP_KEPT && (!p->watching || p->unwatch);
     schedule_retry(p, r, p->watch, now); /* who released between the try and the watch is not heard: try again */
 }
 
@@ -675,7 +675,7 @@ static void done_try(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_t
     afl_request *r = p->op_for;
     p->grip = (uint8_t)o->grip;
     p->tried = now;
-    if (p->watching && p->grip != AFL_GRIP_KEPT)
+    if (p->watching && (p->grip != AFL_GRIP_KEPT || o->renewed))
         p->unwatch = true;
     if (o->answer == AFL_WON) {
         tried_won(p, o, now);

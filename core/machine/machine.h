@@ -59,6 +59,7 @@ typedef enum afl_answer {
 typedef struct afl_outcome {
     afl_answer answer;
     afl_grip grip;     /* what is left of ours */
+    bool renewed;      /* TRY: what is kept is another file than before: a watch listens to the wrong one */
     uint32_t have;     /* WON: what the descriptor offers (afl_request.need) */
     int status;        /* ERROR: AFLOCK_E... */
     int sys_errno;     /* what the system said */
