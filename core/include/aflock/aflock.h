@@ -263,7 +263,8 @@ AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, cons
 
 /* Opens a lock on a descriptor that the caller owns and keeps open: it is locked and unlocked, never opened, closed,
  * truncated or unlinked. All locks on one descriptor number share one queue. To the kernel, duplicates of a
- * descriptor are one holder: give the library one of them only. [loop's thread] */
+ * descriptor are one holder: give the library one of them only. An attempt that still hangs when the context is freed
+ * may lock it later; closing it ends that, too. [loop's thread] */
 AFLOCK_API int aflock_open_fd(aflock **out, aflock_ctx *ctx, int fd, const aflock_options *options);
 
 /* Closes a lock. AFLOCK_EBUSY while a request of it waits, is undelivered or holds; while the last release is under
