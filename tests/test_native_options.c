@@ -537,6 +537,22 @@ START_TEST(own_descriptor_keeps_its_lock_when_the_context_goes)
 }
 END_TEST
 
+/* What a program with closed standard streams prints must not end in a locked file. */
+START_TEST(no_lock_on_a_standard_stream)
+{
+    int saved = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
+    aflock *lock = scene_open("lock", scene_io(_i));
+    close(STDIN_FILENO);
+    aflock_req req = scene_hold(lock, NULL);
+    ck_assert_int_gt(aflock_fd(lock, req), 2);
+    ck_assert_int_eq(fcntl(aflock_fd(lock, req), F_GETFD), FD_CLOEXEC);
+    ck_assert(!scene_is_free("lock", LOCK_SH));
+    ck_assert_int_eq(scene_release(lock, req).result.status, 0);
+    ck_assert_int_eq(dup2(saved, STDIN_FILENO), STDIN_FILENO);
+    close(saved);
+}
+END_TEST
+
 /* A mistake of the caller's; the lock went with the descriptor, and the release must not be tried for ever. */
 START_TEST(own_descriptor_closed_while_held)
 {
@@ -840,6 +856,7 @@ int main(void)
         verify_sees_a_replaced_file,
         verify_reports_what_the_look_up_met,
         verify_follows_links_if_the_hold_does,
+        no_lock_on_a_standard_stream,
         own_descriptor_closed_while_held,
         inspect_names_the_holder,
         inspect_asks_about_a_descriptor,

@@ -296,6 +296,68 @@ START_TEST(a_release_frees_the_file_although_a_child_has_the_descriptor)
 }
 END_TEST
 
+static pid_t forked;
+
+static void fork_now(fake_answer *answer, aflock *l)
+{
+    (void)answer, (void)l;
+    forked = fork();
+}
+
+/* The callback returns twice; the child must not go on with the parent's turn, nor give up what the parent holds. */
+START_TEST(a_callback_that_forks)
+{
+    int status;
+    fake_start(&h, 4, false, NULL);
+    lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE);
+    aflock_acquire_options o = fake_options(AFLOCK_FOREVER);
+    o.mode = AFLOCK_SHARED;
+    a.then = fork_now;
+    ck_assert_int_eq(fake_acquire(lock, &o, &a, &held), 0);
+    ck_assert_int_eq(fake_acquire(lock, &o, &b, NULL), 0);
+    fake_turn(&h);
+    ck_assert_int_ge(forked, 0);
+    if (forked == 0) {
+        ck_assert_uint_eq(b.count, 0);
+        ck_assert_int_eq(aflock_release(lock, held, NULL, NULL), AFLOCK_EFORKED);
+        ck_assert_int_eq(aflock_ctx_abandon(h.ctx), 0);
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(forked, &status, 0), forked);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 0);
+    ck_answered(b, 0);
+    ck_assert(!fake_is_free(fake_path("f")));
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
+/* The same while the context is being freed. */
+START_TEST(a_callback_that_forks_in_the_end)
+{
+    int status;
+    fake_start(&h, 4, false, NULL);
+    aflock *kept = fake_open_lock(&h, "kept", AFLOCK_IO_INLINE);
+    fake_hold(&h, kept, &c, NULL);
+    lock = fake_open_lock(&h, "f", AFLOCK_IO_POOL);
+    a.then = fork_now;
+    ck_assert_int_eq(fake_acquire(lock, NULL, &a, NULL), 0);
+    h.turning = true;
+    int freed = aflock_ctx_free(h.ctx, 0);
+    ck_assert_int_ge(forked, 0);
+    if (forked == 0) {
+        ck_assert_int_eq(freed, AFLOCK_EFORKED);
+        ck_assert_int_eq(aflock_ctx_abandon(h.ctx), 0);
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(forked, &status, 0), forked);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 0);
+    ck_assert_int_eq(freed, 0);
+    ck_answered(a, AFLOCK_ECLOSED);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {every_function_answers_EFORKED,
@@ -303,6 +365,8 @@ int main(void)
                                   abandoning_only_closes_and_frees,
                                   a_child_leaves_the_parents_lock_timer_and_pool_alone,
                                   a_release_frees_the_file_although_a_child_has_the_descriptor,
+                                  a_callback_that_forks,
+                                  a_callback_that_forks_in_the_end,
                                   NULL};
     return fake_main("runtime: fork", tests);
 }

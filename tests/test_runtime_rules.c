@@ -267,6 +267,77 @@ static int take(const aflock_dump_entry *entry, void *user)
     return dump.count == dump.stop_at ? 42 : 0;
 }
 
+static int calls_in(const aflock_dump_entry *entry, void *user)
+{
+    (void)user;
+    ck_assert_int_eq(aflock_release(lock, entry->req, NULL, NULL), AFLOCK_EBUSY);
+    ck_assert_int_eq(aflock_cancel(lock, entry->req), AFLOCK_EBUSY);
+    ck_assert_int_eq(aflock_close(lock), AFLOCK_EBUSY);
+    ck_assert_int_eq(aflock_ctx_free(h.ctx, 0), AFLOCK_EBUSY);
+    ck_assert_int_eq(aflock_dump(h.ctx, take, &dump), AFLOCK_EBUSY);
+    return 0;
+}
+
+static int traces;
+
+static void traced(aflock_trace_event event, const char *path, aflock_req req, int64_t value, void *user)
+{
+    (void)event, (void)path, (void)value, (void)user;
+    traces++;
+    ck_assert_int_eq(aflock_ctx_free(h.ctx, 0), AFLOCK_EBUSY);
+    if (lock)
+        ck_assert_int_eq(aflock_release(lock, req, NULL, NULL), AFLOCK_EBUSY);
+}
+
+static int acquired_calls_in(int fd, void *user)
+{
+    (void)fd, (void)user;
+    ck_assert_int_eq(aflock_close(lock), AFLOCK_EBUSY);
+    return 0;
+}
+
+/* They run in the middle of things. */
+START_TEST(hooks_must_not_call_in)
+{
+    aflock_ctx_options options;
+    aflock_ctx_options_init(&options);
+    options.trace = traced;
+    lock = NULL;
+    fake_start(&h, 4, false, &options);
+    lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE);
+    aflock_acquire_options o = fake_options(AFLOCK_FOREVER);
+    o.on_acquired = acquired_calls_in;
+    held = fake_hold(&h, lock, &a, &o);
+    ck_assert_int_eq(fake_acquire(lock, NULL, &b, NULL), 0);
+    ck_assert_int_eq(aflock_dump(h.ctx, calls_in, NULL), 0);
+    ck_assert_int_gt(traces, 2);
+    ck_assert_int_eq(fake_release(lock, held, NULL), 0);
+    fake_settle(&h);
+    ck_answered(b, 0);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
+/* Also where there was nothing to try. */
+START_TEST(a_try_always_fills_its_result)
+{
+    aflock_req req;
+    aflock_result result;
+    fake_start(&h, 4, false, NULL);
+    lock = fake_open_lock(&h, "f", AFLOCK_IO_POOL);
+    memset(&result, 0x5a, sizeof result);
+    ck_assert_int_eq(aflock_try(lock, NULL, &req, &result), AFLOCK_ENOTINLINE);
+    ck_assert_int_eq(result.status, AFLOCK_ENOTINLINE);
+    ck_assert_int_eq(result.fd, -1);
+    ck_assert_str_eq(result.path, fake_path("f"));
+    memset(&result, 0x5a, sizeof result);
+    ck_assert_int_eq(aflock_try(NULL, NULL, &req, &result), AFLOCK_EINVAL);
+    ck_assert_int_eq(result.status, AFLOCK_EINVAL);
+    ck_assert_ptr_null(result.path);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
 START_TEST(the_dump_shows_holders_and_waiters)
 {
     aflock_req second, third;
@@ -438,6 +509,8 @@ int main(void)
                                   a_lock_in_use_cannot_be_closed,
                                   a_release_that_fails_is_held_as_before,
                                   a_release_that_fails_and_that_nobody_hears_of_is_logged_and_tried_again,
+                                  hooks_must_not_call_in,
+                                  a_try_always_fills_its_result,
                                   try_is_answered_at_once,
                                   try_behind_an_attempt_that_is_under_way,
                                   the_dump_shows_holders_and_waiters,

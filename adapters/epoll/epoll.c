@@ -94,6 +94,8 @@ int aflock_epoll_new(aflock_ctx **out, const aflock_epoll_options *given)
 {
     aflock_epoll_options options;
     aflock_epoll_options_init(&options);
+    if (out != NULL)
+        *out = NULL;
     if (out == NULL || afl_options_read(&options, sizeof options, given) != 0)
         return AFLOCK_EINVAL;
     struct afl_epoll *epoll = calloc(1, sizeof *epoll);
@@ -199,6 +201,8 @@ int aflock_epoll_run(aflock_ctx *ctx)
     while (status == 0 && !epoll->closed && is_alive(epoll) && !atomic_load(&epoll->stop))
         status = do_round(epoll, AFLOCK_FOREVER);
     atomic_store(&epoll->stop, 0);
+    if (status == 0 && !epoll->closed) /* in the child of a callback that forked */
+        status = aflock_host_check(ctx);
     leave(epoll);
     return status;
 }
@@ -222,10 +226,8 @@ int aflock_epoll_process(aflock_ctx *ctx)
 void aflock_epoll_stop(aflock_ctx *ctx)
 {
     int status = aflock_host_check(ctx);
-    if (status == AFLOCK_EINVAL || status == AFLOCK_EFORKED)
-        return;
     const aflock_loop *loop = aflock_host_loop(ctx);
-    if (loop->name != loop_name)
+    if (status == AFLOCK_EINVAL || status == AFLOCK_EFORKED || loop->name != loop_name)
         return;
     struct afl_epoll *epoll = aflock_kit_adapter(loop->self);
     atomic_store(&epoll->stop, 1);

@@ -180,6 +180,18 @@ static void undo(afl_work *w)
     w->outcome.cleanup_errno = error ? error : closing;
 }
 
+/* In a program that has closed its standard streams, what it prints must not end in a locked file. */
+static void leave_standard_streams(afl_work *w)
+{
+    if (w->fd < 0 || w->fd > 2)
+        return;
+    int low = w->fd;
+    w->fd = w->sys->dup_above(low, !(w->flags & AFLOCK_INHERIT));
+    if (w->fd < 0)
+        afl_work_fail(w, AFL_GRIP_NONE, "dup", errno);
+    w->sys->close(low);
+}
+
 /* Opens if need be. False: the outcome is there. */
 static bool have_descriptor(afl_work *w)
 {
@@ -194,6 +206,7 @@ static bool have_descriptor(afl_work *w)
         if (!open_file(w, &fault))
             afl_work_fail(w, AFL_GRIP_NONE, fault.step, fault.error);
     }
+    leave_standard_streams(w);
     if (w->fd < 0)
         return false;
     w->identified = false;

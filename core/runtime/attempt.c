@@ -179,7 +179,9 @@ static void run_here(afl_place *p, bool inline_only)
     afl_trace(p->ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 1);
     t->work.inline_only = inline_only;
     t->work.not_inline = false;
+    p->ctx->in_hook = true; /* on_acquired must not call in */
     t->work.protocol->run(&t->work);
+    p->ctx->in_hook = false;
     if (!inline_only)
         p->ctx->now = afl_now(p->ctx);
     if (t->work.not_inline)

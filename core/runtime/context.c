@@ -54,12 +54,18 @@ void afl_log(aflock_ctx *ctx, aflock_log_level level, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
+    bool outer = ctx->in_hook;
+    ctx->in_hook = true;
     ctx->options.log(level, message, ctx->options.log_user);
+    ctx->in_hook = outer;
 }
 
 void afl_tell_tracer(aflock_ctx *ctx, aflock_trace_event event, const afl_entry *e, const char *path, int64_t value)
 {
+    bool outer = ctx->in_hook;
+    ctx->in_hook = true;
     ctx->options.trace(event, path, e ? afl_entry_name(e) : (aflock_req){0}, value, ctx->options.trace_user);
+    ctx->in_hook = outer;
 }
 
 uint64_t afl_now(const aflock_ctx *ctx)
@@ -80,7 +86,9 @@ int afl_check(const aflock_ctx *ctx)
         return AFLOCK_EINVAL;
     if (afl_gate_forked(ctx->gate))
         return AFLOCK_EFORKED;
-    return ctx->thread == afl_thread() ? 0 : AFLOCK_ETHREAD;
+    if (ctx->thread != afl_thread())
+        return AFLOCK_ETHREAD;
+    return ctx->in_hook ? AFLOCK_EBUSY : 0; /* hooks run in the middle of things */
 }
 
 int afl_enter(aflock_ctx *ctx)
@@ -264,7 +272,7 @@ static void end_and_answer(aflock_ctx *ctx)
             afl_settle(ctx);
             answered = true;
         }
-    } while (answered);
+    } while (answered && !afl_gate_forked(ctx->gate));
 }
 
 /* Is there something to wait for? What a protocol does through the loop's watches does not go on without the loop. */
@@ -286,7 +294,7 @@ static void wind_down(aflock_ctx *ctx, uint64_t deadline)
         bool busy = false;
         for (const afl_place *p = ctx->places; p; p = p->all_next)
             busy |= is_busy(p);
-        if (!busy || ctx->now >= deadline)
+        if (!busy || ctx->now >= deadline || afl_gate_forked(ctx->gate))
             return;
         uint64_t until = afl_machine_deadline(&ctx->machine), jobs = afl_admission_deadline(ctx);
         until = jobs < until ? jobs : until;
@@ -365,6 +373,8 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
         return AFLOCK_EBUSY;
     ctx->closing = true;
     wind_down(ctx, grace > AFLOCK_FOREVER - ctx->now ? AFLOCK_FOREVER : ctx->now + grace);
+    if (afl_gate_forked(ctx->gate))
+        return AFLOCK_EFORKED; /* a callback returned twice: the child must not give up what the parent holds */
     int unreleased = count_unreleased(ctx);
     answer_releases(ctx);
     afl_errands_end(ctx);
@@ -440,7 +450,10 @@ static int dump_one(aflock_ctx *ctx, const afl_request *r, int held, uint32_t po
                                .remaining = !limited            ? AFLOCK_FOREVER
                                             : r->timeout > gone ? r->timeout - gone
                                                                 : 0};
-    return each(&entry, user);
+    ctx->in_hook = true;
+    int stop = each(&entry, user);
+    ctx->in_hook = false;
+    return stop;
 }
 
 int aflock_dump(aflock_ctx *ctx, int (*each)(const aflock_dump_entry *entry, void *user), void *user)

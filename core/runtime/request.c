@@ -398,7 +398,9 @@ static bool never_inline(const aflock *lock, const aflock_acquire_options *o)
     return lock->io == AFLOCK_IO_AUTO && wants_adopt(o);
 }
 
-int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result)
+/* aflock_try; *told: the result is filled in. */
+static int try_lock(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result,
+                    bool *told)
 {
     aflock_acquire_options o;
     afl_entry *e;
@@ -406,9 +408,6 @@ int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *
     if (status)
         return status;
     aflock_ctx *ctx = lock->ctx;
-    if (!req)
-        return AFLOCK_EINVAL;
-    req->id = 0;
     if (ctx->closing || ctx->draining)
         return AFLOCK_ECLOSED;
     status = options_for_acquire(lock, &o, options);
@@ -431,6 +430,7 @@ int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *
     afl_machine_deliver(&ctx->machine, r);
     if (result)
         afl_fill_result(e, result);
+    *told = true;
     status = r->status;
     if (held) {
         *req = afl_entry_name(e);
@@ -440,6 +440,18 @@ int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *
         afl_entry_free(ctx, e);
     }
     afl_settle(ctx);
+    return status;
+}
+
+int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result)
+{
+    bool told = false;
+    if (req)
+        req->id = 0;
+    int status = req ? try_lock(lock, options, req, result, &told) : AFLOCK_EINVAL;
+    if (result && !told)
+        *result = (aflock_result){
+            .size = sizeof *result, .status = status, .fd = -1, .path = lock ? lock->spelling->text : NULL};
     return status;
 }
 

@@ -275,7 +275,7 @@ struct aflock_ctx {
     afl_machine machine;
     afl_admission admission;
 
-    bool in_turn, in_callback, pumping, closing, draining;
+    bool in_turn, in_callback, in_hook, pumping, closing, draining;
     bool deferred, alive;
     uint64_t now;   /* of the present call or turn */
     uint64_t armed; /* the host's timer */

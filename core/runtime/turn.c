@@ -137,7 +137,7 @@ static void tell_host(aflock_ctx *ctx)
 
 void afl_settle(aflock_ctx *ctx)
 {
-    if (ctx->pumping)
+    if (ctx->pumping || afl_gate_forked(ctx->gate)) /* a callback that forked returns in the child too */
         return;
     afl_attempts_pump(ctx);
     afl_admission_pump(ctx, ctx->now);
@@ -154,13 +154,14 @@ void aflock_host_turn(aflock_ctx *ctx)
     afl_collect(ctx);
     afl_expire(ctx);
     afl_settle(ctx);
-    for (int i = 0; i < AFL_CALLBACKS_PER_TURN && afl_deliver_one(ctx); i++)
+    for (int i = 0; i < AFL_CALLBACKS_PER_TURN && !afl_gate_forked(ctx->gate) && afl_deliver_one(ctx); i++)
         ;
     afl_settle(ctx);
-    if (afl_is_idle(ctx))
+    if (afl_is_idle(ctx) && !afl_gate_forked(ctx->gate))
         afl_deliver_drained(ctx);
     ctx->in_turn = false;
-    tell_host(ctx);
+    if (!afl_gate_forked(ctx->gate))
+        tell_host(ctx);
 }
 
 void aflock_host_timer(aflock_ctx *ctx)

@@ -75,6 +75,11 @@ static int sys_identify(int fd, afl_identity *id)
     return 0;
 }
 
+static int sys_dup_above(int fd, bool close_on_exec)
+{
+    return fcntl(fd, close_on_exec ? F_DUPFD_CLOEXEC : F_DUPFD, 3);
+}
+
 static int sys_descriptor_flags(int fd)
 {
     return fcntl(fd, F_GETFD);
@@ -117,6 +122,7 @@ static void sys_yield(void)
 const afl_sys afl_sys_linux = {
     .open = sys_open,
     .open_cached = sys_open_cached,
+    .dup_above = sys_dup_above,
     .close = close,
     .flock = sys_flock,
     .lock_ofd = sys_lock_ofd,

@@ -20,6 +20,7 @@ typedef struct afl_identity {
 typedef struct afl_sys {
     int (*open)(const char *path, int flags, mode_t mode);
     int (*open_cached)(const char *path, int flags); /* never sleeps: EAGAIN (openat2 RESOLVE_CACHED, Linux 5.12) */
+    int (*dup_above)(int fd, bool close_on_exec);    /* the same descriptor, with a number above 2 */
     int (*close)(int fd);
     int (*flock)(int fd, int operation);
     int (*lock_ofd)(int fd, short type); /* F_OFD_SETLK on the whole file */

@@ -29,6 +29,7 @@ typedef struct waiter {
     int contended; /* an attempt found the lock taken */
     int watching;  /* the wait is being shown */
     int asking;    /* who holds the lock is being found out */
+    int threadless; /* no thread could be started: everything happens in the loop */
     int signal;    /* that ended the wait, or 0 */
     int answered;
     int status; /* the answer: 0 or AFLOCK_E... */
@@ -58,10 +59,9 @@ static void on_inspected(aflock *lock, const aflock_holder *holder, void *user)
 
     (void)lock;
     w->asking = 0;
-    if (w->answered || w->signal)
-        return;
     progress_holder(&w->progress, holder);
-    progress_show(&w->progress, now() - w->started);
+    if (!w->answered && !w->signal)
+        progress_show(&w->progress, now() - w->started);
 }
 
 static void show_wait(waiter *w)
@@ -154,6 +154,8 @@ static int open_lock(waiter *w, const char *path, int fd)
 
     aflock_options_init(&lo);
     lo.protocol = w->options->protocol;
+    if (w->threadless)
+        lo.io = AFLOCK_IO_INLINE;
     return path ? aflock_open(&w->lock, w->ctx, path, &lo) : aflock_open_fd(&w->lock, w->ctx, fd, &lo);
 }
 
@@ -174,9 +176,9 @@ static void ask(waiter *w, uint32_t flags, uint64_t timeout)
     run(w);
 }
 
-/* Waits for the lock on `path` or, if that is NULL, on `fd`. A time-out must not pass before a first attempt was made,
- * however short it is: a lock that is free is always had. */
-static void wait_for(waiter *w, const char *path, int fd, uint32_t flags)
+/* Opens the lock on `path` or, if that is NULL, on `fd`, and waits for it. A time-out must not pass before a first
+ * attempt was made, however short it is: a lock that is free is always had. */
+static void open_and_ask(waiter *w, const char *path, int fd, uint32_t flags)
 {
     uint64_t timeout = w->options->timeout;
     int status;
@@ -193,6 +195,41 @@ static void wait_for(waiter *w, const char *path, int fd, uint32_t flags)
     ask(w, flags, timeout == AFLOCK_FOREVER ? timeout : 0);
     if (timeout > 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal)
         ask(w, flags, remaining(w));
+}
+
+/* The library makes some attempts on a thread. Where none can be started (a limit on processes), aflock makes them
+ * itself, as flock(1) does: a file system that hangs then blocks signals and time-outs. */
+static void wait_for(waiter *w, const char *path, int fd, uint32_t flags)
+{
+    open_and_ask(w, path, fd, flags);
+    if (w->signal || w->threadless || w->status != AFLOCK_ESYS || strcmp(w->step, "executor") != 0)
+        return;
+    if (w->options->verbose)
+        complain("cannot start a thread: %s; going on without", strerror(w->sys_errno));
+    w->threadless = 1;
+    open_and_ask(w, path, fd, flags);
+}
+
+static void on_patience_ended(aflock_ctx *ctx, void *user)
+{
+    waiter *w = user;
+
+    (void)ctx;
+    w->asking = 0;
+}
+
+/* Finds out who holds the lock that was not to be had, within a second. */
+static void find_holder(waiter *w)
+{
+    if (!w->asking)
+        w->asking = aflock_inspect(w->lock, on_inspected, w) == 0;
+    (void)aflock_epoll_timer_cancel(w->ctx, on_second, w);
+    if (aflock_epoll_timer(w->ctx, AFLOCK_SECOND, on_patience_ended, w) != 0)
+        return;
+    while (w->asking && !w->signal) {
+        if (aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER) != 0)
+            return;
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------------- the answer */
@@ -240,17 +277,33 @@ static const char *target(const options *o)
     return number;
 }
 
+static int is_conflict(const waiter *w)
+{
+    return w->status == AFLOCK_EWOULDBLOCK || w->status == AFLOCK_ETIMEDOUT;
+}
+
+static const char *reason(const waiter *w)
+{
+    if (strcmp(w->step, "fcntl") == 0 && w->sys_errno == EBADF) /* record locks need access, unlike those of flock(2) */
+        return w->options->mode == AFLOCK_EXCLUSIVE ? "it is not open for writing" : "it is not open for reading";
+    return w->sys_errno ? strerror(w->sys_errno) : aflock_strerror(w->status);
+}
+
 static int failure(const waiter *w)
 {
     const options *o = w->options;
-    const char *reason = w->sys_errno ? strerror(w->sys_errno) : aflock_strerror(w->status);
 
-    if (w->status == AFLOCK_EWOULDBLOCK || w->status == AFLOCK_ETIMEDOUT) {
+    if (is_conflict(w)) {
         if (o->verbose)
-            complain(w->status == AFLOCK_EWOULDBLOCK ? "failed to get lock" : "timeout while waiting to get lock");
+            complain("%s: %s%s",
+                     w->status == AFLOCK_EWOULDBLOCK ? "failed to get lock" : "timeout while waiting to get lock",
+                     target(o), w->progress.holder);
         return o->conflict_status;
     }
-    complain("cannot %s %s: %s: %s", lock_failed(w) ? "lock" : "open lock file", target(o), w->step, reason);
+    if (strcmp(w->step, "open") == 0)
+        complain("cannot open lock file '%s': %s", target(o), reason(w));
+    else
+        complain("cannot %s '%s': %s: %s", lock_failed(w) ? "lock" : "open lock file", target(o), w->step, reason(w));
     return failure_status(w);
 }
 
@@ -265,13 +318,24 @@ static void report_time(const options *o, uint64_t waited)
 
 /* ---------------------------------------------------------------------------------------- files that aflock opens */
 
-/* Opens what the library does not: flock(1) locks anything that can be opened, devices too. Signals act at once
- * meanwhile, since to open a FIFO or a tape can take for ever. -1: errno says why. */
-static int open_as_flock_does(const waiter *w)
+/* The command is to find the descriptor as open(2) usually makes it. */
+static void make_blocking(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    if (flags >= 0)
+        (void)fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+/* Opens what the library does not: anything can be locked, devices too. Without waiting for the other end of a FIFO or
+ * for a line's carrier; to write as well as to read where writing is needed, since a FIFO that nobody reads cannot be
+ * opened for writing only. Signals act at once meanwhile: a file system that hangs can take for ever. -1: errno says
+ * why. */
+static int open_anything(const waiter *w)
 {
     const options *o = w->options;
-    int access = o->protocol == AFLOCK_OFD && o->mode == AFLOCK_EXCLUSIVE && !o->unlock ? O_WRONLY : O_RDONLY;
-    int flags = O_NOCTTY | (o->close ? O_CLOEXEC : 0);
+    int access = o->protocol == AFLOCK_OFD && o->mode == AFLOCK_EXCLUSIVE && !o->unlock ? O_RDWR : O_RDONLY;
+    int flags = O_NOCTTY | O_NONBLOCK | (o->close ? O_CLOEXEC : 0);
     sigset_t blocked;
     int fd, error;
 
@@ -281,6 +345,8 @@ static int open_as_flock_does(const waiter *w)
         fd = open(o->file, O_RDONLY | flags);
     error = errno;
     sigprocmask(SIG_SETMASK, &blocked, NULL);
+    if (fd >= 0)
+        make_blocking(fd);
     errno = error;
     return fd;
 }
@@ -296,7 +362,7 @@ static int drop(waiter *w)
 {
     const options *o = w->options;
     struct flock whole_file = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
-    int fd = o->file ? open_as_flock_does(w) : o->fd;
+    int fd = o->file ? open_anything(w) : o->fd;
     uint64_t started = now();
 
     if (fd < 0 && o->file)
@@ -341,7 +407,7 @@ static int insists_on_directory(const char *path)
 
 static int take_opened(waiter *w)
 {
-    int fd = open_as_flock_does(w); /* never closed: it carries the lock */
+    int fd = open_anything(w); /* never closed: it carries the lock */
 
     if (fd < 0)
         return open_failed(w);
@@ -354,7 +420,7 @@ static int take_file(waiter *w)
     const char *path = w->options->file;
     uint32_t flags = file_flags(w->options);
 
-    if (insists_on_directory(path))
+    if (!*path || insists_on_directory(path))
         return take_opened(w);
     wait_for(w, path, -1, flags);
     if ((flags & AFLOCK_READ_ONLY) && wants_write_access(w))
@@ -403,6 +469,8 @@ int lock_take(const options *o, const signals *s)
         status = take_file(w);
     else
         wait_for(w, NULL, o->fd, 0);
+    if (o->verbose && is_conflict(w) && !w->signal)
+        find_holder(w);
     if (w->signal || w->status != 0 || !o->file)
         (void)aflock_ctx_free(w->ctx, 0);
     if (w->signal)

@@ -95,7 +95,7 @@ static int parse_seconds(const char *text, uint64_t *out)
 
     if (end == text || *end)
         return EINVAL;
-    if (!(seconds >= 0 && seconds <= (long double)INT64_MAX))
+    if (!(seconds >= 0 && (double)seconds < 0x1p63)) /* flock(1) reads a double */
         return ERANGE;
     if (ns >= (long double)UINT64_MAX) {
         *out = AFLOCK_FOREVER;
@@ -153,7 +153,27 @@ static int show_help(void)
     return EX_OK;
 }
 
-static int parse_option(options *o, struct waiting *w, int option)
+/* What getopt would say itself, if its messages began with the program's bare name and were safe to show. `word` is
+ * the one that it stopped at. */
+static int option_error(int option, const char *word)
+{
+    int is_long = strncmp(word, "--", 2) == 0;
+    int name = (int)strcspn(word, "=");
+
+    if (option == ':' && is_long)
+        complain("option '%s' requires an argument", word);
+    else if (option == ':')
+        complain("option requires an argument -- '%c'", optopt);
+    else if (!is_long)
+        complain("invalid option -- '%c'", optopt);
+    else if (optopt)
+        complain("option '%.*s' does not take an argument", name, word);
+    else
+        complain("unrecognized or ambiguous option '%.*s'", name, word);
+    return usage_error();
+}
+
+static int parse_option(options *o, struct waiting *w, int option, const char *word)
 {
     switch (option) {
     case 's':
@@ -192,7 +212,7 @@ static int parse_option(options *o, struct waiting *w, int option)
     case 'h':
         return show_help();
     default:
-        return usage_error();
+        return option_error(option, word);
     }
 }
 
@@ -200,7 +220,7 @@ static int parse_descriptor(options *o, const char *text)
 {
     if (parse_int(text, &o->fd) == 0)
         return GO_ON;
-    complain("bad file descriptor: '%s'", text);
+    complain("no command was given, and '%s' is not a descriptor number", text);
     return EX_USAGE;
 }
 
@@ -255,16 +275,17 @@ static int check_timeout(options *o, const struct waiting *w)
 int options_parse(options *o, int argc, char **argv)
 {
     struct waiting w = {.timeout = AFLOCK_FOREVER};
-    int option, status;
+    int option, status, at = 1;
 
     *o = (options){.mode = AFLOCK_EXCLUSIVE, .protocol = AFLOCK_NATIVE, .conflict_status = 1, .fd = -1};
     if (argc < 2) {
         complain("not enough arguments");
         return usage_error();
     }
-    while ((option = getopt_long(argc, argv, "+sexunw:E:oFhV", long_options, NULL)) != -1) {
-        if ((status = parse_option(o, &w, option)) != GO_ON)
+    while ((option = getopt_long(argc, argv, "+:sexunw:E:oFhV", long_options, NULL)) != -1) {
+        if ((status = parse_option(o, &w, option, argv[at])) != GO_ON)
             return status;
+        at = optind; /* stays at a word of several letters until the last of them was read */
     }
     if (o->no_fork && o->close) {
         complain("the --no-fork and --close options are incompatible");

@@ -25,7 +25,7 @@ static int execute(const options *o, const signals *s)
     signals_restore(s);
     execvp(o->command[0], o->command);
     error = errno;
-    complain("failed to execute %s: %s", o->command[0], strerror(error));
+    complain("failed to execute '%s': %s", o->command[0], strerror(error));
     return error == ENOMEM ? EX_OSERR : EX_UNAVAILABLE;
 }
 
@@ -115,7 +115,7 @@ static int fork_command(const options *o, const signals *s)
     pid_t child;
 
     if (pipe2(gate, O_CLOEXEC) != 0) {
-        complain("cannot run %s: pipe: %s", o->command[0], strerror(errno));
+        complain("cannot run '%s': pipe: %s", o->command[0], strerror(errno));
         return EX_OSERR;
     }
     child = fork();
@@ -123,7 +123,7 @@ static int fork_command(const options *o, const signals *s)
         be_the_child(o, s, gate);
     close(gate[0]);
     if (child < 0)
-        complain("cannot run %s: fork: %s", o->command[0], strerror(errno));
+        complain("cannot run '%s': fork: %s", o->command[0], strerror(errno));
     else
         open_gate(child, s, gate[1]);
     close(gate[1]);

@@ -17,7 +17,9 @@
  *   A function that takes a callback and returns 0 calls it exactly once: later, on the loop's thread, from a turn,
  *   never from inside a call into the library (aflock_ctx_free excepted, which answers what is pending). When it
  *   returns an error, the callback never runs. A callback may acquire, release, cancel and close anything; only
- *   aflock_ctx_free is refused there. At most 64 callbacks run in one turn, then the loop gets its own turn.
+ *   aflock_ctx_free is refused there (the adapters' own timers and watches are not callbacks in this sense). It must
+ *   return: longjmp and exceptions must not leave it. At most 64 callbacks run in one turn, then the loop gets its
+ *   own turn.
  *
  * Threads
  *   A context and its locks belong to the thread that made the context; from another thread each call answers
@@ -26,6 +28,12 @@
  * Fork
  *   In a child process every call answers AFLOCK_EFORKED; aflock_ctx_abandon frees what the child inherited without
  *   disturbing the parent's locks.
+ *
+ *   A thread that ends takes the use of its contexts with it: free them first.
+ *
+ * Structs with a size
+ *   Always start from the init function, then change what differs. A struct whose `size` is not that of one of its
+ *   versions is refused with AFLOCK_EINVAL, and zeros are not defaults.
  *
  * Errors
  *   0 or positive is success, negative is one of AFLOCK_E...; what the system said is in aflock_result.sys_errno.
@@ -113,10 +121,11 @@ typedef enum aflock_mode { AFLOCK_EXCLUSIVE = 0, AFLOCK_SHARED = 1 } aflock_mode
 /* What is spoken on the path. One path, one protocol. */
 typedef enum aflock_protocol {
     AFLOCK_NATIVE = 0, /* flock(2): excludes flock(1), Python's FileLock and portalocker's Lock */
-    AFLOCK_OFD = 1     /* open-file-description lock on the whole file: excludes flock --fcntl and fcntl users */
+    AFLOCK_OFD = 1     /* open-file-description lock on the whole file: excludes flock --fcntl and fcntl users;
+                          exclusive needs a file open for writing (else AFLOCK_ESYS with EBADF) */
 } aflock_protocol;
 
-/* Where attempts run. */
+/* Where attempts run. If one lock on a path has AFLOCK_IO_POOL, it holds for all of them. */
 typedef enum aflock_io {
     AFLOCK_IO_AUTO = 0, /* on the loop's thread if that cannot block (cached lookup, local file system), else POOL */
     AFLOCK_IO_INLINE,   /* always on the loop's thread */
@@ -176,7 +185,9 @@ typedef enum aflock_trace_event {
     AFLOCK_TRACE_PAUSE      /* a run of hand-offs ended; value: ns during which the context does not try */
 } aflock_trace_event;
 
-/* Hooks run on the loop's thread and must not call into the context. */
+/* Hooks (these, on_acquired, and the function given to aflock_dump) run inside calls into the library, in the middle of
+ * things: a call into the context from one of them answers AFLOCK_EBUSY (on a worker AFLOCK_ETHREAD). Tokens may be
+ * fired. */
 typedef struct aflock_ctx_options {
     size_t size;
 
@@ -254,21 +265,23 @@ typedef struct aflock_options {
 AFLOCK_API void aflock_options_init(aflock_options *options);
 
 /* Opens a lock on `path`, relative to the present working directory. Touches no file system and creates nothing: the
- * first attempt does. Any number of locks may be open on one path; they share one queue. `options` NULL: defaults.
- * AFLOCK_EINVAL (empty path, NULL, bad options), AFLOCK_EISDIR (the path ends in "/" or "/."; write a directory that is
- * to be locked without it), AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (another protocol is in use on
- * this path; if that is only known later, the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED.
- * [loop's thread] */
+ * first attempt does. Any number of locks may be open on one path; they share one queue. Hard links are different
+ * paths: they exclude each other through the kernel only. `options` NULL: defaults. AFLOCK_EINVAL (empty path, NULL,
+ * bad options), AFLOCK_EISDIR (the path ends in "/" or "/."; write a directory that is to be locked without it),
+ * AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (a lock of another protocol is open on this path; if that is only known later,
+ * the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED. [loop's thread] */
 AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options);
 
 /* Opens a lock on a descriptor that the caller owns and keeps open: it is locked and unlocked, never opened, closed,
- * truncated or unlinked. All locks on one descriptor number share one queue. To the kernel, duplicates of a
- * descriptor are one holder: give the library one of them only. An attempt that still hangs when the context is freed
- * may lock it later; closing it ends that, too. [loop's thread] */
+ * truncated or unlinked. All locks on one descriptor number share one queue; AFLOCK_EMISMATCH for a second protocol.
+ * What is about opening a file (file_mode, AFLOCK_TRUNCATE) is AFLOCK_EINVAL in a request, aflock_verify
+ * AFLOCK_ENOTSUP. To the kernel, duplicates of a descriptor are one holder: give the library one of them only. An
+ * attempt that still hangs when the context is freed may lock it later; closing it ends that, too. [loop's thread] */
 AFLOCK_API int aflock_open_fd(aflock **out, aflock_ctx *ctx, int fd, const aflock_options *options);
 
-/* Closes a lock. AFLOCK_EBUSY while a request of it waits, is undelivered or holds; while the last release is under
- * way it succeeds and the memory follows. NULL: 0. [loop's thread] */
+/* Closes a lock. AFLOCK_EBUSY while a request of it waits, is undelivered or holds, or a question (aflock_verify,
+ * aflock_inspect) is not answered; while the last release is under way it succeeds and the memory follows. NULL: 0.
+ * [loop's thread] */
 AFLOCK_API int aflock_close(aflock *lock);
 
 AFLOCK_API const char *aflock_path(const aflock *lock); /* absolute, as text; lives as long as the lock */
@@ -316,8 +329,8 @@ AFLOCK_API int aflock_acquire(aflock *lock, const aflock_acquire_options *option
  * aflock_release). AFLOCK_EWOULDBLOCK: somebody holds it or waits for it. AFLOCK_ENOTINLINE: the attempt would have to
  * leave this thread (file missing or not in the kernel's cache, path not resolved yet, network file system,
  * AFLOCK_IO_POOL; on_acquired, file_mode or AFLOCK_TRUNCATE without AFLOCK_IO_INLINE; by chance, while somebody mounts
- * a file system): use aflock_acquire with timeout 0. `result` may be NULL; its strings live until the next call on this
- * lock. timeout and token are ignored. [loop's thread] */
+ * a file system): use aflock_acquire with timeout 0. `result` may be NULL, else it is always filled in; its strings
+ * live until the next call on this lock. timeout and token are ignored. [loop's thread] */
 AFLOCK_API int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result);
 
 /* Cancels a waiting request. 0: its callback will say AFLOCK_ECANCELED (or another failure), never "acquired", even
