@@ -26,11 +26,11 @@ typedef struct waiter {
     aflock_ctx *ctx;
     aflock *lock;
     uint64_t started;
-    int contended; /* an attempt found the lock taken */
-    int watching;  /* the wait is being shown */
-    int asking;    /* who holds the lock is being found out */
+    int contended;  /* an attempt found the lock taken */
+    int watching;   /* the wait is being shown */
+    int asking;     /* who holds the lock is being found out */
     int threadless; /* no thread could be started: everything happens in the loop */
-    int signal;    /* that ended the wait, or 0 */
+    int signal;     /* that ended the wait, or 0 */
     int answered;
     int status; /* the answer: 0 or AFLOCK_E... */
     int sys_errno;

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LINE_SIZE = 8192 }; /* a path of PATH_MAX and the words around it */
+enum { LINE_SIZE = 4 * 4096 + 1024 }; /* a path of PATH_MAX, each byte as an escape, and the words around it */
 
 static int output_errno; /* why standard output could not be written, once that happened */
 
@@ -31,17 +31,60 @@ static int write_all(int fd, const char *text, size_t length)
     return 0;
 }
 
+/* The length of the character of UTF-8 that `text` starts with, or 0 if it is a control character or not UTF-8. */
+static size_t printable_length(const char *text)
+{
+    const unsigned char *byte = (const unsigned char *)text;
+    size_t length = byte[0] < 0x80 ? 1 : byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
+
+    if (byte[0] > 0xf4 || (length == 2 && byte[0] < 0xc2))
+        return 0;
+    for (size_t i = 1; i < length; i++) {
+        if ((byte[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    if (length == 1 && iscntrl(byte[0])) /* no locale is set: it knows ASCII */
+        return 0;
+    return length == 2 && byte[0] == 0xc2 && byte[1] < 0xa0 ? 0 : length; /* U+0080 to U+009F control terminals too */
+}
+
+/* Writes the escape for a byte into `out`; returns its length. */
+static size_t escape(char out[5], unsigned char byte)
+{
+    static const char plain[] = "\n\t\r", letters[] = "ntr";
+    const char *found = memchr(plain, byte, sizeof plain - 1);
+
+    if (found)
+        return (size_t)snprintf(out, 5, "\\%c", letters[found - plain]);
+    return (size_t)snprintf(out, 5, "\\%03o", byte);
+}
+
+void make_printable(char *out, size_t size, const char *text)
+{
+    size_t used = 0;
+
+    while (*text) {
+        char escaped[5];
+        size_t length = printable_length(text), width = length ? length : escape(escaped, (unsigned char)*text);
+        if (used + width >= size)
+            break;
+        memcpy(out + used, length ? text : escaped, width);
+        used += width;
+        text += length ? length : 1;
+    }
+    out[used] = '\0';
+}
+
 static int write_line(int fd, const char *text)
 {
-    char line[LINE_SIZE];
-    int length = snprintf(line, sizeof line - 1, "%s: %s", program_invocation_short_name, text);
+    char raw[LINE_SIZE], line[LINE_SIZE];
+    size_t length;
 
-    if (length < 0)
-        return errno;
-    if ((size_t)length > sizeof line - 2)
-        length = sizeof line - 2;
+    (void)snprintf(raw, sizeof raw, "%s: %s", program_invocation_short_name, text);
+    make_printable(line, sizeof line - 1, raw);
+    length = strlen(line);
     line[length] = '\n'; /* takes the place of the terminating zero */
-    return write_all(fd, line, (size_t)length + 1);
+    return write_all(fd, line, length + 1);
 }
 
 void complain(const char *format, ...)
@@ -86,13 +129,4 @@ int closing_status(int status)
         return status;
     complain("write error: %s", strerror(output_errno));
     return EXIT_FAILURE;
-}
-
-void make_printable(char *out, size_t size, const char *text)
-{
-    size_t i;
-
-    for (i = 0; i + 1 < size && text[i]; i++) /* no locale is set: iscntrl() knows ASCII, bytes of UTF-8 pass */
-        out[i] = iscntrl((unsigned char)text[i]) ? '?' : text[i];
-    out[i] = '\0';
 }

@@ -1,4 +1,5 @@
-/* What the command says: errors and notes on standard error, reports of --verbose on standard output. */
+/* What the command says: errors and notes on standard error, reports of --verbose on standard output. Paths, words and
+ * names may contain anything; what could make a terminal do something is shown as an escape (make_printable). */
 #ifndef AFLOCK_COMMAND_MESSAGE_H
 #define AFLOCK_COMMAND_MESSAGE_H
 
@@ -16,7 +17,8 @@ void print(const char *text);
 /* The status to exit with: `status`, or 1 with a message when something could not be written to standard output. */
 int closing_status(int status);
 
-/* Copies `text`, with a '?' for each byte that could move a terminal's cursor. Cuts what does not fit. */
+/* Copies `text` with an escape (\n, \t, \r or \ooo) for each control character and each byte that is not of UTF-8. A
+ * text that is printable already stays as it is. Cuts what does not fit, never within a character or an escape. */
 void make_printable(char *out, size_t size, const char *text);
 
 #endif

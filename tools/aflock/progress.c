@@ -1,8 +1,8 @@
 /* The line that is shown during a wait.
  *
- * On a terminal it is rewritten in place with nothing but a carriage return and spaces, cut to the window's width, and
+ * On a terminal it is rewritten in place with nothing but a carriage return and spaces, made to fit the window, and
  * only while aflock is in the foreground: a background job must not paint over the shell's prompt. Names come from
- * other users' processes and files, so they are made printable first.
+ * other users' processes and files, so what goes to the terminal directly is made printable first.
  */
 #include "progress.h"
 
@@ -45,7 +45,7 @@ static int read_name(int64_t pid, char *name, size_t size)
 
 void progress_holder(progress *p, const aflock_holder *holder)
 {
-    char name[64], others[32] = "";
+    char name[80], others[32] = ""; /* the kernel's names have 15 bytes at most, and an escape has 4 */
 
     p->holder[0] = '\0';
     if (holder->status != 0 || !holder->held || holder->pid <= 0 || holder->pid > INT_MAX)
@@ -99,17 +99,51 @@ static int in_background(void)
     return foreground > 0 && foreground != getpgrp(); /* not our controlling terminal: no such thing as a background */
 }
 
-void progress_show(progress *p, uint64_t waited)
+/* The end of `text`, at most `width` bytes of it; of a path that is what tells it from others. */
+static const char *ending(const char *text, size_t width)
 {
-    char target[PATH_MAX], line[PATH_MAX + 256];
+    size_t length = strlen(text);
+
+    if (length <= width)
+        return text;
+    text += length - width;
+    while (((unsigned char)*text & 0xc0) == 0x80)
+        text++;
+    return text;
+}
+
+/* The seconds and the holder are what the line is for: the target gives way to them, then the words before it. */
+static void compose(const progress *p, uint64_t waited, char *line, size_t size)
+{
+    enum { ENOUGH = 12 }; /* bytes of a target that still say something */
+    char target[4 * PATH_MAX], words[64], head[4 * sizeof words], tail[256];
+    size_t width = columns(), length, taken;
 
     make_printable(target, sizeof target, p->target);
+    snprintf(words, sizeof words, "%s: waiting for ", program_invocation_short_name);
+    make_printable(head, sizeof head, words);
+    snprintf(tail, sizeof tail, ": %llu s%s", (unsigned long long)(waited / AFLOCK_SECOND), p->holder);
+    length = strlen(target);
+    if (strlen(head) + (length < ENOUGH ? length : ENOUGH) + strlen(tail) > width)
+        head[0] = '\0';
+    taken = strlen(head) + strlen(tail);
+    if (taken + length <= width)
+        snprintf(line, size, "%s%s%s", head, target, tail);
+    else if (taken + 4 <= width)
+        snprintf(line, size, "%s...%s%s", head, ending(target, width - taken - 3), tail);
+    else
+        snprintf(line, size, "%s", tail + 2);
+}
+
+void progress_show(progress *p, uint64_t waited)
+{
+    char line[4 * PATH_MAX + 512];
+
     if (!p->terminal) {
         if (!p->announced)
-            complain("waiting for %s%s", target, p->holder);
+            complain("waiting for %s%s", p->target, p->holder);
     } else if (!in_background()) {
-        snprintf(line, sizeof line, "%s: waiting for %s: %llu s%s", program_invocation_short_name, target,
-                 (unsigned long long)(waited / AFLOCK_SECOND), p->holder);
+        compose(p, waited, line, sizeof line);
         draw(p, line);
     }
     p->announced = 1;
