@@ -329,7 +329,7 @@ static void report(const struct job *job, struct shared *shared, const pid_t *pi
 
 static int draw(const struct job *job, const struct shared *shared, const pid_t *pids, const char *outcome)
 {
-    char subtitle[160];
+    char subtitle[256];
     snprintf(subtitle, sizeof subtitle, "%d processes, %d increments each, every one from its own event loop. %s",
              job->processes, job->times, outcome);
     const struct timeline timeline = {

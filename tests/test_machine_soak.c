@@ -24,6 +24,7 @@ typedef struct chooser {
 /* A number below n. */
 static unsigned choose(chooser *c, unsigned n)
 {
+    must(n > 0);
     if (!c->walks) {
         c->random ^= c->random << 13;
         c->random ^= c->random >> 7;

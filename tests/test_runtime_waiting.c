@@ -122,7 +122,7 @@ START_TEST(auto_runs_here_what_is_cached_and_elsewhere_what_is_not)
     aflock_acquire_options o = fake_options(SEC); /* wishes may sleep: they run on the pool */
     o.file_mode = 0600;
     fake_sys_forget();
-    req = fake_hold(&h, lock, &a, &o);
+    fake_hold(&h, lock, &a, &o);
     ck_assert_uint_eq(fake_sys_count(FAKE_FCHMOD), 1);
     ck_assert_uint_eq(fake_sys_elsewhere(), 1);
     ck_assert_int_eq(fake_free(&h, 0), 0);

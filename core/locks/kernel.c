@@ -500,10 +500,24 @@ static void inspect(afl_query *q)
         q->sys->close(fd);
 }
 
-#define KERNEL_PROTOCOL(text)                                                                        \
-    {                                                                                                \
-        .name = text, .hand_on = true, .notify = AFLOCK_ON_FILE, .run = run, .reconcile = reconcile, \
-        .abandon = abandon, .verify = verify, .inspect = inspect                                     \
-    }
-const afl_protocol afl_protocol_flock = KERNEL_PROTOCOL("native");
-const afl_protocol afl_protocol_ofd = KERNEL_PROTOCOL("ofd");
+const afl_protocol afl_protocol_flock = {
+    .name = "native",
+    .hand_on = true,
+    .notify = AFLOCK_ON_FILE,
+    .run = run,
+    .reconcile = reconcile,
+    .abandon = abandon,
+    .verify = verify,
+    .inspect = inspect,
+};
+
+const afl_protocol afl_protocol_ofd = {
+    .name = "ofd",
+    .hand_on = true,
+    .notify = AFLOCK_ON_FILE,
+    .run = run,
+    .reconcile = reconcile,
+    .abandon = abandon,
+    .verify = verify,
+    .inspect = inspect,
+};

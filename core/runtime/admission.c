@@ -227,8 +227,9 @@ void afl_admission_pump(aflock_ctx *ctx, uint64_t now)
     if (now < a->retry_at)
         return;
     a->retry_at = 0;
-    pump_lane(ctx, AFLOCK_LANE_RELEASE, now);
-    if (!a->retry_at)
+    if (a->round[AFLOCK_LANE_RELEASE])
+        pump_lane(ctx, AFLOCK_LANE_RELEASE, now);
+    if (a->round[AFLOCK_LANE_TRY] && !a->retry_at)
         pump_lane(ctx, AFLOCK_LANE_TRY, now);
 }
 

@@ -435,10 +435,10 @@ static int try_lock(aflock *lock, const aflock_acquire_options *options, aflock_
     if (held) {
         *req = afl_entry_name(e);
         afl_trace(ctx, AFLOCK_TRACE_GRANTED, e, lock->spelling->text, r->attempts);
-    } else {
-        lock->active--;
-        afl_entry_free(ctx, e);
+        return 0; /* nothing else has changed */
     }
+    lock->active--;
+    afl_entry_free(ctx, e);
     afl_settle(ctx);
     return status;
 }

@@ -78,15 +78,10 @@ bool afl_identify_parent(const afl_sys *sys, const char *path, bool cached, bool
 int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text, void *user), void *user)
 {
     enum { CHUNK = 8192 };
-    char *buffer = malloc(CHUNK);
-    if (!buffer)
-        return ENOMEM;
+    char buffer[CHUNK]; /* no malloc: a child that forks off while a worker is here would never free it */
     int fd = afl_open(sys, path, O_RDONLY | O_CLOEXEC, 0);
-    if (fd < 0) {
-        int error = errno;
-        free(buffer);
-        return error;
-    }
+    if (fd < 0)
+        return errno;
     int error = 0;
     size_t used = 0;
     bool more = true;
@@ -112,7 +107,6 @@ int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text
             used = 0; /* a line longer than any of the kernel's: not one of ours */
     }
     sys->close(fd);
-    free(buffer);
     return error;
 }
 

@@ -118,12 +118,12 @@ void fake_sys_device(const char *fragment, uint64_t dev)
 
 /* ----------------------------------------------------------------------------------------------- the library's side */
 
-static void path_of(int fd, char path[PATH_MAX])
+static void path_of(int fd, char target[PATH_MAX])
 {
-    char link[64];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t length = readlink(link, path, PATH_MAX - 1);
-    path[length > 0 ? length : 0] = '\0';
+    char entry[64];
+    snprintf(entry, sizeof entry, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(entry, target, PATH_MAX - 1);
+    target[length > 0 ? length : 0] = '\0';
 }
 
 /* `path` NULL: that of the descriptor. */
