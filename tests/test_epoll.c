@@ -946,10 +946,47 @@ static TCase *add_case(Suite *suite, const char *name)
     return tests;
 }
 
+static pid_t forked;
+
+static void fork_here(aflock *taken, const aflock_result *result, void *user)
+{
+    (void)taken, (void)user;
+    ck_assert_int_eq(result->status, 0);
+    forked = fork();
+}
+
+/* The callback returns twice; in the child the loop ends with an error, it does not wait. */
+START_TEST(test_run_ends_in_the_child_of_a_callback)
+{
+    char name[] = "/tmp/aflock-epoll-XXXXXX";
+    int status, fd = mkstemp(name);
+    aflock_ctx *loop;
+    aflock *one;
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(aflock_epoll_new(&loop, NULL), 0);
+    ck_assert_int_eq(aflock_open(&one, loop, name, NULL), 0);
+    ck_assert_int_eq(aflock_acquire(one, NULL, fork_here, NULL, NULL), 0);
+    int ran = aflock_epoll_run(loop);
+    ck_assert_int_ge(forked, 0);
+    if (forked == 0) {
+        aflock_ctx_abandon(loop);
+        _exit(ran == AFLOCK_EFORKED ? 0 : 1);
+    }
+    ck_assert_int_eq(ran, 0);
+    ck_assert_int_eq(waitpid(forked, &status, 0), forked);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 0);
+    ck_assert_int_eq(aflock_ctx_free(loop, AFLOCK_SECOND), 0);
+    close(fd);
+    unlink(name);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
     Suite *suite = suite_create("epoll");
     TCase *making = tcase_create("making");
+    tcase_add_test(making, test_run_ends_in_the_child_of_a_callback);
     tcase_add_test(making, test_bad_options);
     tcase_add_test(making, test_too_many_open_files);
     tcase_add_test(making, test_foreign_context);

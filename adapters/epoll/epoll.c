@@ -165,7 +165,7 @@ static int do_round(struct afl_epoll *epoll, uint64_t timeout)
         aflock_kit_process(epoll->kit, epoll->ctx);
     else if (deferred)
         aflock_host_turn(epoll->ctx);
-    return status;
+    return status != 0 ? status : aflock_host_check(epoll->ctx); /* the child of a callback that forked must not wait */
 }
 
 static int enter(aflock_ctx *ctx, struct afl_epoll **out)
@@ -201,8 +201,6 @@ int aflock_epoll_run(aflock_ctx *ctx)
     while (status == 0 && !epoll->closed && is_alive(epoll) && !atomic_load(&epoll->stop))
         status = do_round(epoll, AFLOCK_FOREVER);
     atomic_store(&epoll->stop, 0);
-    if (status == 0 && !epoll->closed) /* in the child of a callback that forked */
-        status = aflock_host_check(ctx);
     leave(epoll);
     return status;
 }
