@@ -19,10 +19,11 @@ else()
     set(AFLOCK_TEST_SLOWER 1)
 endif()
 
-# aflock_add_test(NAME [TIMEOUT seconds] [LABELS label...] [SLOWER factor] [SERIAL] COMMAND word...)
-# registers any command.
+# aflock_add_test(NAME [TIMEOUT seconds] [LABELS label...] [SLOWER factor] [SERIAL] [NIGHTLY] COMMAND word...)
+# registers any command. NIGHTLY: the long form of a test; only `ctest -C nightly` runs it. A line that a test prints
+# with "figure: " before it is shown in the summary of scripts/test.
 function(aflock_add_test name)
-    cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL" "TIMEOUT;SLOWER" "LABELS;COMMAND")
+    cmake_parse_arguments(PARSE_ARGV 1 arg "SERIAL;NIGHTLY" "TIMEOUT;SLOWER" "LABELS;COMMAND")
     if(NOT arg_TIMEOUT)
         set(arg_TIMEOUT 60)
     endif()
@@ -30,7 +31,12 @@ function(aflock_add_test name)
         set(arg_SLOWER ${AFLOCK_TEST_SLOWER})
     endif()
     math(EXPR timeout "${arg_TIMEOUT} * ${arg_SLOWER}")
-    add_test(NAME ${name} COMMAND ${arg_COMMAND} COMMAND_EXPAND_LISTS)
+    set(when "")
+    if(arg_NIGHTLY)
+        set(when CONFIGURATIONS nightly)
+        list(APPEND arg_LABELS nightly)
+    endif()
+    add_test(NAME ${name} ${when} COMMAND ${arg_COMMAND} COMMAND_EXPAND_LISTS)
     set_tests_properties(${name} PROPERTIES
         ENVIRONMENT "${AFLOCK_TEST_ENVIRONMENT};CK_TIMEOUT_MULTIPLIER=${arg_SLOWER}"
         LABELS "${arg_LABELS}"
