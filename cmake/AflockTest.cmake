@@ -6,6 +6,7 @@ set(AFLOCK_TEST_ENVIRONMENT
     "AFLOCK_SOURCE_DIR=${PROJECT_SOURCE_DIR}"
     "AFLOCK_BINARY_DIR=${PROJECT_BINARY_DIR}"
     "PYTHON=/usr/bin/python3"
+    "CC=${CMAKE_C_COMPILER}"
     "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:verify_asan_link_order=0"
     "UBSAN_OPTIONS=print_stacktrace=1"
     # Tests fork while pool threads live, as users do, and start hundreds of processes: no sleep of 1 s at each exit.
@@ -48,13 +49,13 @@ function(aflock_add_test name)
 endfunction()
 
 # aflock_test(NAME SOURCES file... [LIBRARIES target...] [TIMEOUT seconds] [UNIT] [SERIAL])
-# builds a libcheck program and registers it. It sees the core's internal headers and links the static core.
+# builds a libcheck program and registers it. It sees the core's internal headers, links the static core and takes what
+# it uses from tests/support.
 #   UNIT    fast and of one process: it also runs under valgrind in the release preset
 #   SERIAL  not together with other tests: it loads the machine or looks at the clock
 function(aflock_test name)
     cmake_parse_arguments(PARSE_ARGV 1 arg "UNIT;SERIAL" "TIMEOUT" "SOURCES;LIBRARIES")
-    aflock_program(${name} SOURCES ${arg_SOURCES} LIBRARIES ${arg_LIBRARIES} aflock::aflock-static PkgConfig::CHECK)
-    target_include_directories(${name} PRIVATE "${PROJECT_SOURCE_DIR}/core" "${PROJECT_SOURCE_DIR}/tests")
+    aflock_program(${name} SOURCES ${arg_SOURCES} LIBRARIES aflock-test-support ${arg_LIBRARIES})
 
     set(options "")
     if(arg_TIMEOUT)

@@ -88,9 +88,8 @@ static int counter_read(int fd, int *number)
         return -1;
     text[size] = '\0';
     char *end = text;
-    errno = 0;
-    long value = strtol(text, &end, 10);
-    if (errno == 0 && (*end == '\0' || strcmp(end, "\n") == 0) && value >= 0 && value < INT_MAX / 2) {
+    long value = strtol(text, &end, 10); /* too large is LONG_MAX; of an empty text some C libraries say EINVAL */
+    if ((*end == '\0' || strcmp(end, "\n") == 0) && value >= 0 && value < INT_MAX / 2) {
         *number = (int)value;
         return 0;
     }

@@ -9,11 +9,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static int pooled_calls(void)
-{
-    return seam_total() - seam_total_on_loop();
-}
-
 /* What has run until now does not count. */
 static void count_from_here(void)
 {
@@ -43,7 +38,7 @@ START_TEST(cached_and_local_stays_on_the_loop)
     }
     ck_assert_int_eq(scene_inline, 20);
     ck_assert_int_eq(scene_pooled, 0);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
     ck_assert_int_eq(seam_count(SEAM_OPEN_CACHED), 11); /* the parent, then the file each time */
     ck_assert_int_eq(seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE), 0);
     ck_assert_int_eq(seam_on_loop(SEAM_LOCK), 10);
@@ -67,7 +62,7 @@ START_TEST(a_mount_seen_for_the_first_time_is_asked_about_on_the_pool)
     aflock *other = scene_open("lock2", AFLOCK_IO_AUTO);
     scene_write("lock2", "");
     req = scene_hold(other, NULL);
-    ck_assert_int_eq(pooled_calls(), 0); /* once per mount */
+    ck_assert_int_eq(seam_total_elsewhere(), 0); /* once per mount */
     ck_assert_int_eq(scene_release(other, req).result.status, 0);
 }
 END_TEST
@@ -200,7 +195,7 @@ START_TEST(the_release_of_a_contended_file_stays_on_the_loop)
     ck_assert_int_eq(scene_acquire(lock, &o).result.status, AFLOCK_EWOULDBLOCK);
     while (aflock_epoll_alive(scene))
         ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
     ck_assert_int_eq(scene_inline, 2); /* try, withdraw */
     scene_holder_end(pid);
 }
@@ -224,7 +219,7 @@ START_TEST(try_stays_here_or_touches_nothing)
     aflock *deep = scene_open("a/lock", AFLOCK_IO_AUTO);
     ck_assert_int_eq(aflock_try(deep, NULL, &req, NULL), AFLOCK_ENOTINLINE);
     ck_assert_int_eq(scene_size("a"), -1);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
     ck_assert_int_eq(seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE) + seam_count(SEAM_LOCK), 0);
 
     aflock_acquire_options o = scene_options(AFLOCK_TRUNCATE, 0);
@@ -243,7 +238,7 @@ START_TEST(try_stays_here_or_touches_nothing)
     ck_assert_int_eq((int)result.attempts, 1);
     ck_assert(!scene_is_free("lock", LOCK_SH));
     ck_assert_int_eq(scene_release(lock, req).result.status, 0);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
 }
 END_TEST
 
@@ -262,7 +257,7 @@ START_TEST(try_meets_a_holder)
     aflock_req second;
     ck_assert_int_eq(aflock_try(lock, NULL, &second, NULL), AFLOCK_EWOULDBLOCK);
     ck_assert_int_eq(scene_release(lock, req).result.status, 0);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
 }
 END_TEST
 
@@ -274,7 +269,7 @@ START_TEST(try_of_an_inline_lock_creates)
     ck_assert_int_eq(aflock_try(lock, &o, &req, NULL), 0);
     ck_assert(!scene_is_free("a/lock", LOCK_SH));
     ck_assert_int_eq(scene_release(lock, req).result.status, 0);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
 }
 END_TEST
 
@@ -363,7 +358,7 @@ START_TEST(inline_never_leaves_the_loop)
     use_fully(AFLOCK_IO_INLINE);
     scene_free_context();
     ck_assert_int_eq(scene_pooled, 0);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
     ck_assert(scene_is_free("a/lock", LOCK_EX));
 }
 END_TEST
@@ -402,7 +397,7 @@ START_TEST(what_an_inline_lock_resolved_can_stay_on_the_loop)
     scene_must_work(first);
     count_from_here();
     scene_must_work(second);
-    ck_assert_int_eq(pooled_calls(), 0);
+    ck_assert_int_eq(seam_total_elsewhere(), 0);
 }
 END_TEST
 

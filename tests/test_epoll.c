@@ -1,4 +1,5 @@
-/* The epoll adapter on the real library: its loop, the caller's watches and timers, and life inside another loop. */
+/* What is special to the epoll adapter, on the real library: running and stopping its loop, the caller's watches and
+ * timers, life inside another loop. What every loop must do is in tests/conformance. */
 #include <aflock/epoll.h>
 #include <aflock/kit.h>
 
@@ -12,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -91,15 +91,6 @@ static void acquire(aflock_callback callback, int *status)
 {
     *status = 1;
     ck_assert_int_eq(aflock_acquire(lock, NULL, callback, status, NULL), 0);
-}
-
-/* Somebody else holds the lock until the descriptor is closed. */
-static int hold_elsewhere(void)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    ck_assert_int_ge(fd, 0);
-    ck_assert_int_eq(flock(fd, LOCK_EX | LOCK_NB), 0);
-    return fd;
 }
 
 /* --------------------------------------------------------------------------------------------- making and checking */
@@ -257,43 +248,17 @@ START_TEST(test_run_with_nothing_to_do)
 }
 END_TEST
 
-START_TEST(test_run_until_answered)
+START_TEST(test_alive)
 {
     int status;
-    acquire(on_lock_release, &status);
+    acquire(on_lock, &status);
     ck_assert_int_eq(aflock_epoll_alive(ctx), 1);
     ck_assert_int_eq(callbacks, 0);
     ck_assert_int_eq(aflock_epoll_run(ctx), 0);
     ck_assert_int_eq(callbacks, 1);
     ck_assert_int_eq(status, 0);
-    ck_assert_int_eq(aflock_epoll_alive(ctx), 0);
-}
-END_TEST
-
-START_TEST(test_a_hold_does_not_keep_it_running)
-{
-    int status;
-    acquire(on_lock, &status);
-    ck_assert_int_eq(aflock_epoll_run(ctx), 0);
-    ck_assert_int_eq(status, 0);
     ck_assert_int_eq(aflock_depth(lock, NULL), 1);
     ck_assert_int_eq(aflock_epoll_alive(ctx), 0);
-}
-END_TEST
-
-static void close_holder(aflock_ctx *c, void *user)
-{
-    (void)c;
-    close(*(int *)user);
-}
-
-START_TEST(test_run_waits_for_another_holder)
-{
-    int status, holder = hold_elsewhere();
-    acquire(on_lock_release, &status);
-    ck_assert_int_eq(aflock_epoll_timer(ctx, 20 * AFLOCK_MILLISECOND, close_holder, &holder), 0);
-    ck_assert_int_eq(aflock_epoll_run(ctx), 0);
-    ck_assert_int_eq(status, 0);
 }
 END_TEST
 
@@ -306,16 +271,6 @@ static void on_many(aflock *l, const aflock_result *result, void *user)
     if (--*left > 0)
         ck_assert_int_eq(aflock_acquire(l, NULL, on_many, user, NULL), 0);
 }
-
-/* More than a turn's callbacks, each of which asks for more. */
-START_TEST(test_many_turns)
-{
-    int left = 500;
-    ck_assert_int_eq(aflock_acquire(lock, NULL, on_many, &left, NULL), 0);
-    ck_assert_int_eq(aflock_epoll_run(ctx), 0);
-    ck_assert_int_eq(callbacks, 500);
-}
-END_TEST
 
 START_TEST(test_run_once_waits)
 {
@@ -804,66 +759,6 @@ static void embed_until(const int *count, int wanted)
     }
 }
 
-START_TEST(test_embedded_acquire)
-{
-    int status;
-    acquire(on_lock_release, &status);
-    embed_until(&callbacks, 1);
-    ck_assert_int_eq(status, 0);
-}
-END_TEST
-
-/* No thread wakes the loop: the answer is there already, and waits for a turn. */
-START_TEST(test_embedded_inline)
-{
-    int status;
-    aflock_options options;
-    aflock_options_init(&options);
-    options.io = AFLOCK_IO_INLINE;
-    ck_assert_int_eq(aflock_close(lock), 0);
-    ck_assert_int_eq(aflock_open(&lock, ctx, path, &options), 0);
-    acquire(on_lock_release, &status);
-    embed_until(&callbacks, 1);
-    ck_assert_int_eq(status, 0);
-}
-END_TEST
-
-START_TEST(test_embedded_wait)
-{
-    int status, holder = hold_elsewhere(), closed = 0;
-    acquire(on_lock_release, &status);
-    ck_assert_int_eq(aflock_epoll_timer(ctx, 10 * AFLOCK_MILLISECOND, on_fire, &closed), 0);
-    embed_until(&closed, 1);
-    ck_assert_int_eq(status, 1);
-    close(holder);
-    embed_until(&callbacks, 1);
-    ck_assert_int_eq(status, 0);
-}
-END_TEST
-
-START_TEST(test_embedded_timeout)
-{
-    int status = 1, holder = hold_elsewhere();
-    aflock_acquire_options options;
-    aflock_acquire_options_init(&options);
-    options.timeout = 20 * AFLOCK_MILLISECOND;
-    uint64_t begin = now();
-    ck_assert_int_eq(aflock_acquire(lock, &options, on_lock, &status, NULL), 0);
-    embed_until(&callbacks, 1);
-    ck_assert_int_eq(status, AFLOCK_ETIMEDOUT);
-    ck_assert_uint_ge(now() - begin, options.timeout);
-    close(holder);
-}
-END_TEST
-
-START_TEST(test_embedded_many_turns)
-{
-    int left = 500;
-    ck_assert_int_eq(aflock_acquire(lock, NULL, on_many, &left, NULL), 0);
-    embed_until(&callbacks, 500);
-}
-END_TEST
-
 START_TEST(test_embedded_watch_and_timer)
 {
     int ends[2], fired = 0;
@@ -982,6 +877,36 @@ START_TEST(test_run_ends_in_the_child_of_a_callback)
 }
 END_TEST
 
+static void fork_when_ready(aflock_ctx *c, int fd, unsigned events, void *user)
+{
+    int *status = user;
+    (void)events;
+    ck_assert_int_eq(aflock_epoll_watch(c, fd, 0, NULL, NULL), 0);
+    forked = fork();
+    if (forked > 0)
+        ck_assert_int_eq(waitpid(forked, status, 0), forked);
+}
+
+/* The child of the function does not go on with the round: the timer that is due is the parent's. */
+START_TEST(test_child_of_a_function_takes_nothing)
+{
+    int ends[2], status = -1, fired = 0;
+    forked = -1;
+    make_pipe(ends);
+    ck_assert_int_eq(write(ends[1], "x", 1), 1);
+    ck_assert_int_eq(aflock_epoll_watch(ctx, ends[0], AFLOCK_EPOLL_READ, fork_when_ready, &status), 0);
+    ck_assert_int_eq(aflock_epoll_timer(ctx, 0, on_fire, &fired), 0);
+    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    int ran = aflock_epoll_run_once(ctx, 0);
+    if (forked == 0)
+        _exit(ran == AFLOCK_EFORKED && fired == 0 ? 0 : 1);
+    ck_assert_int_eq(status, 0);
+    ck_assert_int_eq(ran, 0);
+    ck_assert_int_eq(aflock_epoll_run(ctx), 0);
+    ck_assert_int_eq(fired, 1);
+}
+END_TEST
+
 static Suite *make_suite(void)
 {
     Suite *suite = suite_create("epoll");
@@ -1003,10 +928,7 @@ static Suite *make_suite(void)
 
     TCase *loop = add_case(suite, "loop");
     tcase_add_test(loop, test_run_with_nothing_to_do);
-    tcase_add_test(loop, test_run_until_answered);
-    tcase_add_test(loop, test_a_hold_does_not_keep_it_running);
-    tcase_add_test(loop, test_run_waits_for_another_holder);
-    tcase_add_test(loop, test_many_turns);
+    tcase_add_test(loop, test_alive);
     tcase_add_test(loop, test_run_once_waits);
     tcase_add_test(loop, test_signals_interrupt);
     tcase_add_test(loop, test_stop);
@@ -1027,13 +949,9 @@ static Suite *make_suite(void)
     tcase_add_test(watches, test_replaced_while_ready);
     tcase_add_test(watches, test_watch_inside);
     tcase_add_test(watches, test_library_used_inside);
+    tcase_add_test(watches, test_child_of_a_function_takes_nothing);
 
     TCase *embedded = add_case(suite, "embedded");
-    tcase_add_test(embedded, test_embedded_acquire);
-    tcase_add_test(embedded, test_embedded_inline);
-    tcase_add_test(embedded, test_embedded_wait);
-    tcase_add_test(embedded, test_embedded_timeout);
-    tcase_add_test(embedded, test_embedded_many_turns);
     tcase_add_test(embedded, test_embedded_watch_and_timer);
     tcase_add_test(embedded, test_from_one_loop_to_another);
     return suite;

@@ -87,7 +87,10 @@ END_TEST
 START_TEST(errors_while_the_parent_is_looked_up)
 {
     aflock *lock = scene_open("lock", AFLOCK_IO_POOL);
-    fails_with(lock, SEAM_OPEN, EMFILE, AFLOCK_EMFILE, "open parent");
+    int descriptors = scene_descriptors();
+    seam_fail(SEAM_OPEN, 0, 3, EMFILE); /* of the mounts, before the job is sent and after, which is done without */
+    check_failure(scene_acquire(lock, NULL), AFLOCK_EMFILE, EMFILE, "open parent");
+    ck_assert_int_eq(scene_descriptors(), descriptors);
     fails_with(lock, SEAM_IDENTIFY, EIO, AFLOCK_ESYS, "stat parent");
     scene_must_work(lock);
 }
@@ -95,8 +98,8 @@ END_TEST
 
 START_TEST(interrupted_calls_are_repeated)
 {
-    static const seam_call CALLS[] = {SEAM_OPEN, SEAM_CREATE,    SEAM_LOCK,  SEAM_UNLOCK,
-                                      SEAM_READ, SEAM_FTRUNCATE, SEAM_FCHMOD};
+    static const seam_call CALLS[] = {SEAM_OPEN, SEAM_CREATE,    SEAM_LOCK,   SEAM_UNLOCK, SEAM_STAT,
+                                      SEAM_READ, SEAM_FTRUNCATE, SEAM_FCHMOD, SEAM_FSTAT};
     scene_write("lock", "text");
     for (size_t i = 0; i < sizeof CALLS / sizeof CALLS[0]; i++)
         seam_fail(CALLS[i], 0, 3, EINTR);
@@ -479,6 +482,30 @@ START_TEST(a_failed_conversion_is_an_error)
 }
 END_TEST
 
+/* Nobody knows what is left of the lock: the next reader gets one of its own. */
+START_TEST(a_failed_conversion_serves_no_other_reader)
+{
+    aflock *lock = scene_open("lock", scene_io(_i));
+    aflock_acquire_options o = scene_options(0, 0);
+    o.mode = AFLOCK_SHARED;
+    answer a = {0}, b = {0};
+    aflock_req req = scene_hold(lock, NULL);
+    ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, &a, NULL), 0);
+    ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, &b, NULL), 0);
+    scene_expect(2);
+    seam_fail(SEAM_LOCK, 0, 1, EIO);
+    ck_assert_int_eq(scene_release(lock, req).result.status, 0);
+    scene_run_until(&a.count, 1);
+    check_failure(a, AFLOCK_ESYS, EIO, "flock");
+    scene_run_until(&b.count, 1);
+    ck_assert_int_eq(b.result.status, 0);
+    ck_assert_int_ge((int)b.result.attempts, 1);
+    ck_assert(scene_is_free("lock", LOCK_SH));
+    ck_assert(!scene_is_free("lock", LOCK_EX));
+    ck_assert_int_eq(scene_release(lock, b.result.req).result.status, 0);
+}
+END_TEST
+
 /* --------------------------------------------------------------------------------------------------- a dead holder */
 
 START_TEST(a_killed_holder_frees_the_file_for_a_waiter)
@@ -523,6 +550,7 @@ int main(void)
         an_exclusive_hold_becomes_a_shared_one,
         a_lost_conversion_is_contention,
         a_failed_conversion_is_an_error,
+        a_failed_conversion_serves_no_other_reader,
         a_killed_holder_frees_the_file_for_a_waiter,
         NULL,
     };

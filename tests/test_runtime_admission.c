@@ -26,6 +26,20 @@ static void make(const char *directory)
     ck_assert_int_eq(mkdir(fake_path(directory), 0777), 0);
 }
 
+/* Finds out which device the directory is on: on `dev`, if that is not 0. */
+static void meet(const char *directory, uint64_t dev)
+{
+    fake_answer answer = {.count = 0};
+    make(directory);
+    if (dev)
+        seam_device(fake_path(directory), dev);
+    aflock *lock = lock_in(directory, 2 * MANY);
+    aflock_req held = fake_hold(&h, lock, &answer, NULL);
+    ck_assert_int_eq(fake_release(lock, held, NULL), 0);
+    fake_work(&h);
+    ck_assert_int_eq(aflock_close(lock), 0);
+}
+
 /* Starts `count` attempts in a directory. */
 static void ask(const char *directory, int first, int count)
 {
@@ -48,8 +62,8 @@ START_TEST(tries_leave_one_place_to_releases)
 {
     aflock *lock;
     aflock_req held;
-    make("a"), make("b"), make("c");
     fake_start(&h, 4, false, NULL);
+    meet("a", 0), meet("b", 0xb), make("c");
     hold("c", 0, 1, &lock, &held);
     ask("a", 1, 3);
     ask("b", 4, 3);
@@ -134,7 +148,7 @@ START_TEST(a_dead_device_does_not_stop_another)
     fake_answer answer;
     make("dead"), make("good");
     fake_start(&h, 4, false, NULL);
-    fake_sys_device("/dead", 0xdead);
+    seam_device("/dead", 0xdead);
     hold("dead", 0, 3, locks, held);
     for (int i = 0; i < 3; i++)
         ck_assert_int_eq(fake_release(locks[i], held[i], NULL), 0);
@@ -167,8 +181,8 @@ END_TEST
  * them gets no more until one comes back. */
 START_TEST(a_stalled_job_stops_counting)
 {
-    make("dead"), make("good");
     fake_start(&h, 4, false, NULL);
+    meet("good", 0), meet("dead", 0xdead);
     ask("dead", 0, MANY);
     ck_assert_uint_eq(h.job_count, 2);
     fake_advance(&h, SEC - 1);

@@ -159,7 +159,7 @@ static void abandon(void)
 {
     unsigned dels = h.dels, timers = h.timer_calls;
     ck_assert_int_eq(aflock_ctx_abandon(NULL), AFLOCK_EINVAL);
-    fake_sys_forget();
+    seam_forget();
     unsigned wakes = atomic_load(&h.wakes);
     aflock_token_fire(token);
     ck_assert_uint_eq(atomic_load(&h.wakes), wakes);
@@ -170,8 +170,8 @@ static void abandon(void)
     ck_assert_int_eq(h.closed, 1);
     ck_assert_int_eq(h.notifier_closed, 1);
     ck_assert_int_eq(h.executor_closed, 1);
-    ck_assert_uint_eq(fake_sys_count(FAKE_UNLOCK), 0);
-    ck_assert_uint_ge(fake_sys_count(FAKE_CLOSE), 2);
+    ck_assert_int_eq(seam_count(SEAM_UNLOCK), 0);
+    ck_assert_int_ge(seam_count(SEAM_CLOSE), 2);
     ck_assert_int_lt(fcntl(notified, F_GETFD), 0); /* the child has let go of it */
     ck_assert_uint_eq(blocks, 0);
     ck_assert_uint_eq(c.count + b.count, 0);
@@ -288,7 +288,7 @@ START_TEST(a_release_frees_the_file_although_a_child_has_the_descriptor)
     }
     ck_assert_int_eq(fake_release(lock, held, NULL), 0);
     ck_assert(fake_is_free(fake_path("f")));
-    ck_assert_uint_eq(fake_sys_count(FAKE_UNLOCK), 1);
+    ck_assert_int_eq(seam_count(SEAM_UNLOCK), 1);
     close(go[0]);
     close(go[1]);
     ck_assert_int_eq(waitpid(child, &status, 0), child);

@@ -1,6 +1,8 @@
 /* Promise 9: no allocation on the steady path, and running out of memory is an error code that leaves the context
- * usable. Linked with --wrap, so that every allocation of the library is seen, whether it goes through the hooks of the
- * context or not. libcheck allocates in each assertion (_mark_point): that does not count. */
+ * usable: the n-th allocation fails, for every n, over the script that uses every function and over one that makes the
+ * tables grow. Every allocation of the library is seen, whether it goes through the hooks of the context or not. */
+#include "faults/allocations.h"
+#include "faults/script.h"
 #include "support/fake_host.h"
 
 #include <aflock/epoll.h>
@@ -9,67 +11,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_realloc(void *block, size_t size);
-void __real_free(void *block);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_realloc(void *block, size_t size);
-void __wrap_free(void *block);
-void __real__mark_point(const char *file, int line);
-void __wrap__mark_point(const char *file, int line);
-
-static atomic_uint allocations; /* of any thread */
-static atomic_long blocks;      /* that live */
-static atomic_uint fail_at;     /* the allocation with this number fails; 0: none */
-
-static _Thread_local bool in_check;
-
-void __wrap__mark_point(const char *file, int line)
-{
-    in_check = true;
-    __real__mark_point(file, line);
-    in_check = false;
-}
-
-static bool refused(void)
-{
-    return !in_check && atomic_fetch_add(&allocations, 1) + 1 == atomic_load(&fail_at);
-}
-
-static void *counted(void *block)
-{
-    if (block && !in_check)
-        atomic_fetch_add(&blocks, 1);
-    return block;
-}
-
-void *__wrap_malloc(size_t size)
-{
-    return refused() ? NULL : counted(__real_malloc(size));
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    return refused() ? NULL : counted(__real_calloc(count, size));
-}
-
-void *__wrap_realloc(void *block, size_t size)
-{
-    if (refused())
-        return NULL;
-    void *larger = __real_realloc(block, size);
-    return block ? larger : counted(larger);
-}
-
-void __wrap_free(void *block)
-{
-    if (block && !in_check)
-        atomic_fetch_sub(&blocks, 1);
-    __real_free(block);
-}
 
 static fake_host h;
 
@@ -115,9 +56,9 @@ static void steady(aflock_io io)
     for (int i = 0; i < 4; i++)
         answers[i] = (fake_answer){.then = next_round, .user = token};
     rounds(ctx, lock, answers, 100);
-    unsigned before = atomic_load(&allocations);
+    unsigned before = allocations_made();
     rounds(ctx, lock, answers, 500);
-    unsigned after = atomic_load(&allocations);
+    unsigned after = allocations_made();
     ck_assert_uint_eq(after, before);
     if (io != AFLOCK_IO_POOL) {
         for (int i = 0; i < 100; i++) {
@@ -128,7 +69,7 @@ static void steady(aflock_io io)
             else
                 ck_assert_int_eq(status, AFLOCK_EWOULDBLOCK); /* the pause after a run */
         }
-        after = atomic_load(&allocations);
+        after = allocations_made();
         ck_assert_uint_eq(after, before);
     }
     aflock_token_free(token);
@@ -271,7 +212,7 @@ static void script(const aflock_ctx_options *options)
         if (i % 2 == 0)
             fake_require(aflock_close(lock) == 0);
     }
-    atomic_store(&fail_at, 0); /* from here on there is memory again: the context has to be usable */
+    allocations_fail(0); /* from here on there is memory again: the context has to be usable */
     fake_answer answer;
     aflock *lock = fake_open_lock(&h, "dir/f", AFLOCK_IO_INLINE);
     aflock_req req = fake_hold(&h, lock, &answer, NULL);
@@ -288,23 +229,22 @@ static void fail_each(const aflock_ctx_options *options)
     ck_assert_int_eq(mkdir(fake_path("dir"), 0777), 0);
     ck_assert_int_eq(symlink("dir", fake_path("link")), 0);
     unsigned n = 1, tolerated = 0;
-    for (;; n++) {
-        long before = atomic_load(&blocks);
-        unsigned first = atomic_load(&allocations);
+    for (bool failed = true; failed; n++) {
+        long before = allocations_alive();
         unsigned descriptors = fake_descriptors();
+        unsigned last = allocations_made() + n;
         went_wrong = false;
-        atomic_store(&fail_at, first + n);
+        allocations_fail(n);
         script(options);
-        long after = atomic_load(&blocks);
-        ck_assert_int_eq(after, before);
+        ck_assert_int_eq(allocations_alive(), before);
         ck_assert_uint_eq(fake_descriptors(), descriptors);
-        if (atomic_load(&allocations) < first + n)
-            break;                /* it has fewer than n */
-        tolerated += !went_wrong; /* a table that did not grow: slower, not wrong */
+        failed = allocations_made() >= last; /* else it has fewer than n */
+        tolerated += failed && !went_wrong;  /* a table that did not grow: slower, not wrong */
     }
     ck_assert(!went_wrong);
     ck_assert_uint_gt(n, 100);
     ck_assert_uint_lt(tolerated, n / 4);
+    printf("figure: memory: %u allocations failed, one after the other\n", n - 2);
 }
 
 START_TEST(the_nth_allocation_fails)
@@ -350,6 +290,78 @@ START_TEST(the_nth_allocation_fails_with_hooks)
 }
 END_TEST
 
+/* ------------------------------------------------------------------------------------- over every public function */
+
+static unsigned failed_in_play;
+
+static void play_on(void)
+{
+    failed_in_play = allocations_failed();
+    allocations_fail(0);
+}
+
+static bool explains(int status, int sys_errno, const char *step)
+{
+    (void)sys_errno, (void)step;
+    return status == AFLOCK_ENOMEM && allocations_failed() > 0;
+}
+
+/* A file system whose kind could not be remembered is asked about on the executor each time. */
+static bool excuses(int status)
+{
+    return status == AFLOCK_ENOTINLINE;
+}
+
+static bool met(void)
+{
+    return allocations_failed() > 0;
+}
+
+static void told(int error)
+{
+    fake_require(error <= 0);
+}
+
+static unsigned nth;
+
+static void fail_nth(void)
+{
+    allocations_fail(nth);
+}
+
+static const script_trouble SHORTAGE = {fail_nth, play_on, explains, excuses, met, told, NULL};
+
+static void play_short(const script_chapter *chapter, const script_protocol *protocol, aflock_io io)
+{
+    long before = allocations_alive();
+    unsigned descriptors = fake_descriptors();
+    snprintf(fake_context, sizeof fake_context, "(%s, %s, io %d, allocation %u)", chapter->name, protocol->name, io,
+             nth);
+    failed_in_play = 0;
+    script_play(chapter, protocol, io, &SHORTAGE);
+    fake_require(allocations_alive() == before);
+    fake_require(fake_descriptors() == descriptors);
+}
+
+START_TEST(the_nth_allocation_fails_whatever_is_asked)
+{
+    unsigned failures = 0;
+    for (size_t c = 0; c < script_chapter_count; c++)
+        for (int p = 0; p < SCRIPT_PROTOCOLS; p++)
+            for (int io = 0; io < SCRIPT_IOS; io++) {
+                nth = 0;
+                do {
+                    nth++;
+                    play_short(&script_chapters[c], &script_protocols[p], (aflock_io)io);
+                    failures += failed_in_play;
+                } while (failed_in_play);
+            }
+    ck_assert_uint_gt(failures, 500);
+    printf("figure: memory: %u allocations failed over every public function\n", failures);
+    fflush(stdout);
+}
+END_TEST
+
 START_TEST(half_a_set_of_hooks_is_refused)
 {
     aflock_ctx_options options;
@@ -362,9 +374,14 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {no_allocation_inline,           no_allocation_auto,
-                                  no_allocation_on_the_pool,      at_most_256_bytes_per_waiter,
-                                  the_nth_allocation_fails,       the_nth_allocation_fails_with_hooks,
-                                  half_a_set_of_hooks_is_refused, NULL};
-    return fake_main("runtime: memory", tests);
+    const TTest *const tests[] = {no_allocation_inline,
+                                  no_allocation_auto,
+                                  no_allocation_on_the_pool,
+                                  at_most_256_bytes_per_waiter,
+                                  the_nth_allocation_fails,
+                                  the_nth_allocation_fails_with_hooks,
+                                  the_nth_allocation_fails_whatever_is_asked,
+                                  half_a_set_of_hooks_is_refused,
+                                  NULL};
+    return fake_main_each("runtime: memory", tests, 1, 60);
 }

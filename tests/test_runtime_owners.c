@@ -41,10 +41,10 @@ START_TEST(an_owner_re_enters_and_is_counted)
     aflock_acquire_options mine = owned(&me, AFLOCK_EXCLUSIVE), yours = owned(&you, AFLOCK_EXCLUSIVE);
     aflock_req one = fake_hold(&h, lock, &a, &mine), two, three;
     ck_assert_int_eq(fake_acquire(lock, &yours, &d, NULL), 0); /* waits, and does not stand in the owner's way */
-    fake_sys_forget();
+    seam_forget();
     two = fake_hold(&h, lock, &b, &mine);
     three = fake_hold(&h, same, &c, &mine);
-    ck_assert_uint_eq(fake_sys_here() + fake_sys_elsewhere(), 0);
+    ck_assert_int_eq(seam_total_on_loop() + seam_total_elsewhere(), 0);
     ck_assert_uint_eq(c.result.attempts, 0);
     ck_assert_ptr_eq(c.result.owner, &me);
     ck_assert_int_eq(aflock_depth(lock, &me), 3);
@@ -184,19 +184,19 @@ START_TEST(a_run_of_hand_offs_makes_no_system_call_and_ends)
     fake_start(&h, 4, false, NULL);
     aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE), *locks[2] = {lock, lock};
     ask_many(locks);
-    fake_sys_forget();
+    seam_forget();
     fake_settle(&h);
     ck_assert_uint_eq(granted, 16);
-    ck_assert_uint_eq(fake_sys_count(FAKE_UNLOCK), 1);
-    ck_assert_uint_eq(fake_sys_count(FAKE_CLOSE), 1);
-    ck_assert_uint_eq(fake_sys_here(), 2);
+    ck_assert_int_eq(seam_count(SEAM_UNLOCK), 1);
+    ck_assert_int_eq(seam_count(SEAM_CLOSE), 1);
+    ck_assert_int_eq(seam_total_on_loop(), 2);
     ck_assert_uint_eq(many[1].result.attempts, 0);
     ck_assert(fake_is_free(fake_path("f")));
     fake_advance(&h, 250 * US - 1);
     ck_assert_uint_eq(granted, 16);
     fake_advance(&h, 1);
     ck_assert_uint_gt(granted, 16);
-    ck_assert_uint_eq(fake_sys_count(FAKE_LOCK), 1);
+    ck_assert_int_eq(seam_count(SEAM_LOCK), 1);
     fake_advance(&h, SEC);
     ck_assert_uint_eq(granted, MANY);
     ck_assert_int_eq(fake_free(&h, 0), 0);

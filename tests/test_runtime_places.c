@@ -71,7 +71,7 @@ static void two_spellings(const char *other, aflock_io io)
     fake_work(&h);
     ck_assert_ptr_null(h.ctx->places->all_next);
     ck_assert_int_eq(aflock_depth(two, NULL), 1);
-    unsigned locked = fake_sys_count(FAKE_LOCK);
+    int locked = seam_count(SEAM_LOCK);
     ck_assert_int_eq(fake_release(one, held, NULL), 0);
     fake_work(&h);
     ck_answered(b, 0);
@@ -84,7 +84,7 @@ static void two_spellings(const char *other, aflock_io io)
     fake_work(&h);
     ck_answered(d, 0);
     ck_assert_uint_eq(b.result.attempts + c.result.attempts + d.result.attempts, 0);
-    ck_assert_uint_eq(fake_sys_count(FAKE_LOCK), locked); /* handed on */
+    ck_assert_int_eq(seam_count(SEAM_LOCK), locked); /* handed on */
     ck_assert_int_eq(fake_release(two, d.result.req, NULL), 0);
     fake_work(&h);
     ck_assert_int_eq(aflock_close(one), 0);
@@ -312,12 +312,13 @@ START_TEST(a_change_is_answered_by_an_attempt)
     aflock *lock = contended(&foreign);
     ck_assert_uint_eq(h.adds, 1);
     ck_assert_uint_eq(h.listening[0]->what, AFLOCK_ON_FILE);
-    ck_assert_uint_eq(fake_sys_count(FAKE_LOCK), 2); /* again after the watch was there */
-    ck_assert_uint_eq(fake_sys_count(FAKE_OPEN) + fake_sys_count(FAKE_OPEN_CACHED), 2); /* the parent, and f once */
-    aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL);                   /* somebody else's change */
+    ck_assert_int_eq(seam_count(SEAM_LOCK), 2); /* again after the watch was there */
+    ck_assert_int_eq(seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE) + seam_count(SEAM_OPEN_CACHED),
+                     2);                                              /* the parent, and f once */
+    aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL); /* somebody else's change */
     fake_settle(&h);
     ck_assert_uint_eq(a.count, 0);
-    ck_assert_uint_eq(fake_sys_count(FAKE_LOCK), 3);
+    ck_assert_int_eq(seam_count(SEAM_LOCK), 3);
     ck_assert_uint_eq(h.timer, h.now + 20 * US); /* the event can come before the unlock */
     close(foreign);
     aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL);

@@ -150,7 +150,7 @@ START_TEST(a_release_that_fails_is_held_as_before)
     fake_start(&h, 4, false, NULL);
     lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE);
     held = fake_hold(&h, lock, &a, NULL);
-    fake_sys_fail(FAKE_UNLOCK, 1, EIO);
+    seam_fail(SEAM_UNLOCK, 0, 1, EIO);
     ck_assert_int_eq(fake_release(lock, held, &b), 0);
     fake_settle(&h);
     ck_answered(b, AFLOCK_ESYS);
@@ -185,7 +185,7 @@ START_TEST(a_release_that_fails_and_that_nobody_hears_of_is_logged_and_tried_aga
     fake_start(&h, 4, false, &options);
     lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE);
     held = fake_hold(&h, lock, &a, NULL);
-    fake_sys_fail(FAKE_UNLOCK, 1, EIO);
+    seam_fail(SEAM_UNLOCK, 0, 1, EIO);
     ck_assert_int_eq(fake_release(lock, held, NULL), 0);
     ck_assert_uint_eq(warnings, 1);
     ck_assert(h.alive);
@@ -472,6 +472,18 @@ START_TEST(a_new_poll_interval_re_arms_the_wait)
 }
 END_TEST
 
+#define PART(member)                                                   \
+    {                                                                  \
+        offsetof(fake_host, member), sizeof((fake_host *)NULL)->member \
+    }
+static const struct {
+    size_t offset, size;
+} needed[] = {PART(loop.size),       PART(loop.name),      PART(loop.now),        PART(loop.timer),
+              PART(loop.defer),      PART(loop.wake),      PART(loop.keep_alive), PART(loop.watch),
+              PART(loop.unwatch),    PART(loop.close),     PART(executor.size),   PART(executor.width),
+              PART(executor.submit), PART(executor.close), PART(notifier.size),   PART(notifier.add),
+              PART(notifier.del),    PART(notifier.close)};
+
 START_TEST(an_incomplete_host_is_refused)
 {
     aflock_ctx *ctx;
@@ -481,14 +493,13 @@ START_TEST(an_incomplete_host_is_refused)
     ck_assert_int_eq(aflock_ctx_new(&ctx, NULL, NULL), AFLOCK_EINVAL);
     fake_host broken = h;
     broken.host = (aflock_host){sizeof broken.host, &broken.loop, &broken.executor, &broken.notifier};
-    broken.executor.width = 0;
-    ck_assert_int_eq(aflock_ctx_new(&ctx, &broken.host, NULL), AFLOCK_EINVAL);
-    broken.executor = h.executor;
-    broken.loop.wake = NULL;
-    ck_assert_int_eq(aflock_ctx_new(&ctx, &broken.host, NULL), AFLOCK_EINVAL);
-    broken.loop = h.loop;
-    broken.notifier.size--;
-    ck_assert_int_eq(aflock_ctx_new(&ctx, &broken.host, NULL), AFLOCK_EINVAL);
+    for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) { /* 0 is no size, no width, no pointer */
+        broken.loop = h.loop;
+        broken.executor = h.executor;
+        broken.notifier = h.notifier;
+        memset((char *)&broken + needed[i].offset, 0, needed[i].size);
+        ck_assert_int_eq(aflock_ctx_new(&ctx, &broken.host, NULL), AFLOCK_EINVAL);
+    }
     aflock_ctx_options_init(&options);
     options.size = 0;
     ck_assert_int_eq(aflock_ctx_new(&ctx, &h.host, &options), AFLOCK_EINVAL);
@@ -498,6 +509,28 @@ START_TEST(an_incomplete_host_is_refused)
     ck_assert_ptr_null(ctx);
     ck_assert_int_eq(broken.closed, 0);
     ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
+START_TEST(every_error_has_a_name_and_a_message)
+{
+    static const struct {
+        int number;
+        const char *name, *message;
+    } errors[] = {
+#define ROW(name, number, message) {AFLOCK_##name, "AFLOCK_" #name, message},
+        AFLOCK_ERRORS(ROW)
+#undef ROW
+    };
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        ck_assert_str_eq(aflock_error_name(errors[i].number), errors[i].name);
+        ck_assert_str_eq(aflock_strerror(errors[i].number), errors[i].message);
+    }
+    ck_assert_str_eq(aflock_error_name(0), "OK");
+    ck_assert_str_eq(aflock_strerror(42), "success");
+    ck_assert_str_eq(aflock_error_name(-1), "unknown");
+    ck_assert_str_eq(aflock_strerror(-1), "unknown error");
+    ck_assert_str_eq(aflock_version(), AFLOCK_VERSION);
 }
 END_TEST
 
@@ -518,6 +551,7 @@ int main(void)
                                   the_timer_is_set_to_what_comes_first,
                                   a_new_poll_interval_re_arms_the_wait,
                                   an_incomplete_host_is_refused,
+                                  every_error_has_a_name_and_a_message,
                                   NULL};
     return fake_main("runtime: rules", tests);
 }

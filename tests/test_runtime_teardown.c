@@ -117,7 +117,7 @@ static void work_meanwhile(uint64_t timeout)
 START_TEST(the_grace_lets_jobs_come_back)
 {
     fake_start(&h, 4, false, NULL);
-    fake_sys_waits = work_meanwhile;
+    seam_waits = work_meanwhile;
     aflock *held = fake_open_lock(&h, "held", AFLOCK_IO_POOL), *tries = fake_open_lock(&h, "tries", AFLOCK_IO_POOL);
     fake_hold(&h, held, &a, NULL);
     ck_assert_int_eq(fake_acquire(tries, NULL, &b, NULL), 0);
@@ -136,7 +136,7 @@ START_TEST(a_failed_release_is_tried_again_within_the_grace)
     uint64_t before = h.now;
     aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_INLINE);
     fake_hold(&h, lock, &a, NULL);
-    fake_sys_fail(FAKE_UNLOCK, 1, EIO);
+    seam_fail(SEAM_UNLOCK, 0, 1, EIO);
     ck_assert_int_eq(fake_free(&h, SEC), 0);
     ck_assert(fake_is_free(fake_path("f")));
     ck_assert_uint_lt(h.now - before, 200 * MS);
@@ -147,11 +147,11 @@ END_TEST
 START_TEST(a_release_that_fails_while_the_context_is_freed)
 {
     fake_start(&h, 4, false, NULL);
-    fake_sys_waits = work_meanwhile;
+    seam_waits = work_meanwhile;
     aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_POOL);
     aflock_req req = fake_hold(&h, lock, &a, NULL);
     ck_assert_int_eq(fake_release(lock, req, &b), 0);
-    fake_sys_fail(FAKE_UNLOCK, 1, EIO);
+    seam_fail(SEAM_UNLOCK, 0, 1, EIO);
     uint64_t before = h.now;
     ck_assert_int_eq(fake_free(&h, 10 * SEC), 0);
     ck_answered(b, AFLOCK_ESYS);
@@ -190,7 +190,7 @@ static aflock *real_lock(const char *name)
 static void real_start(void)
 {
     ck_assert_int_eq(aflock_epoll_new(&real, NULL), 0);
-    fake_sys_use(real);
+    seam_install(real);
 }
 
 static void run_for(const fake_answer *answer)
@@ -215,17 +215,17 @@ START_TEST(a_try_that_hangs_gives_back_what_it_wins_after_the_end)
     run_for(&a);
     ck_assert_int_eq(fake_release(lock, a.result.req, &b), 0);
     run_for(&b);
-    fake_sys_hang(FAKE_LOCK, "/f");
+    seam_hang(SEAM_LOCK, "/f");
     ck_assert_int_eq(fake_acquire(lock, NULL, &c, NULL), 0);
-    fake_sys_await_hung(1);
+    seam_await_hung(1);
     ck_assert_int_eq(aflock_ctx_free(real, 0), 0);
     ck_answered(c, AFLOCK_ECLOSED);
-    fake_sys_forget();
-    fake_sys_resume();
-    while (fake_sys_count(FAKE_UNLOCK) == 0)
+    seam_forget();
+    seam_resume();
+    while (seam_count(SEAM_UNLOCK) == 0)
         usleep(1000);
     await_free(fake_path("f"), descriptors);
-    ck_assert_uint_eq(fake_sys_here(), 0);
+    ck_assert_int_eq(seam_total_on_loop(), 0);
 }
 END_TEST
 
@@ -238,14 +238,14 @@ START_TEST(a_release_that_hangs_is_counted_and_ends_later)
     ck_assert_int_eq(fake_acquire(other, NULL, &c, NULL), 0);
     run_for(&a);
     run_for(&c);
-    fake_sys_hang(FAKE_UNLOCK, "/f");
+    seam_hang(SEAM_UNLOCK, "/f");
     ck_assert_int_eq(fake_release(lock, a.result.req, &b), 0);
-    fake_sys_await_hung(1);
+    seam_await_hung(1);
     ck_assert_int_eq(aflock_ctx_free(real, 100 * MS), 1); /* the other one is no trouble */
     ck_answered(b, AFLOCK_ECLOSED);
     ck_assert(!fake_is_free(fake_path("f")));
     ck_assert(fake_is_free(fake_path("other")));
-    fake_sys_resume();
+    seam_resume();
     await_free(fake_path("f"), descriptors);
 }
 END_TEST
@@ -253,7 +253,7 @@ END_TEST
 static void *resume_later(void *unused)
 {
     usleep(30000);
-    fake_sys_resume();
+    seam_resume();
     return unused;
 }
 
@@ -264,7 +264,7 @@ START_TEST(a_call_that_returns_within_the_grace_is_waited_for)
     aflock *lock = real_lock("f");
     ck_assert_int_eq(fake_acquire(lock, NULL, &a, NULL), 0);
     run_for(&a);
-    fake_sys_hang(FAKE_UNLOCK, "/f");
+    seam_hang(SEAM_UNLOCK, "/f");
     ck_assert_int_eq(pthread_create(&thread, NULL, resume_later, NULL), 0);
     ck_assert_int_eq(aflock_ctx_free(real, 15 * SEC), 0);
     ck_assert(fake_is_free(fake_path("f")));
@@ -278,13 +278,16 @@ START_TEST(a_question_that_hangs_is_answered_at_the_end)
     unsigned descriptors = fake_descriptors();
     real_start();
     aflock *lock = real_lock("f");
-    fake_touch(fake_path("f"));
-    fake_sys_hang(FAKE_OPEN, "/f");
+    ck_assert_int_eq(fake_acquire(lock, NULL, &a, NULL), 0); /* from now on its device is known */
+    run_for(&a);
+    ck_assert_int_eq(fake_release(lock, a.result.req, &b), 0);
+    run_for(&b);
+    seam_hang(SEAM_OPEN, "/f");
     ck_assert_int_eq(aflock_inspect(lock, inspected, &count), 0);
-    fake_sys_await_hung(1);
+    seam_await_hung(1);
     ck_assert_int_eq(aflock_ctx_free(real, 0), 0);
     ck_assert_uint_eq(count, 1);
-    fake_sys_resume();
+    seam_resume();
     await_free(fake_path("f"), descriptors);
 }
 END_TEST
@@ -320,8 +323,8 @@ START_TEST(a_callers_descriptor_stays_locked_and_open)
     ck_assert_int_eq(fake_acquire(lock, NULL, &b, NULL), 0);
     ck_assert_int_eq(fake_free(&h, SEC), 0);
     ck_answered(b, AFLOCK_ECLOSED);
-    ck_assert_uint_eq(fake_sys_count(FAKE_UNLOCK), 0);
-    ck_assert_uint_eq(fake_sys_count(FAKE_CLOSE), 0);
+    ck_assert_int_eq(seam_count(SEAM_UNLOCK), 0);
+    ck_assert_int_eq(seam_count(SEAM_CLOSE), 0);
     ck_assert(!fake_is_free(fake_path("f")));
     ck_assert_int_eq(close(fd), 0);
     ck_assert(fake_is_free(fake_path("f")));

@@ -8,9 +8,11 @@
 #include <aflock/host.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,6 +39,19 @@ static inline int afl_status(int error)
     return error == EMFILE || error == ENFILE ? AFLOCK_EMFILE : AFLOCK_ESYS;
 }
 
+/* A new descriptor of ours (or -1) that is none of the standard streams: in a program that has closed those, what it
+ * reads would be our wake-ups, and what it prints would wake us. */
+static inline int afl_beyond_streams(int fd)
+{
+    if (fd < 0 || fd > STDERR_FILENO)
+        return fd;
+    int other = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    int error = errno;
+    close(fd);
+    errno = error;
+    return other;
+}
+
 /* ---------------------------------------------------------------------------------------------------------- time */
 
 static inline uint64_t afl_monotonic(void)
@@ -61,15 +76,25 @@ static inline struct timespec afl_timespec(uint64_t ns)
 
 static inline uint32_t afl_epoll_wanted(unsigned events)
 {
-    return (events & AFLOCK_READ ? (uint32_t)EPOLLIN : 0) | (events & AFLOCK_WRITE ? (uint32_t)EPOLLOUT : 0);
+    return ((events & AFLOCK_READ) ? (uint32_t)EPOLLIN : 0) | ((events & AFLOCK_WRITE) ? (uint32_t)EPOLLOUT : 0);
 }
+
+#ifndef __GLIBC__ /* not every C library has it */
+static inline int afl_epoll_pwait2(int fd, struct epoll_event *events, int most, const struct timespec *time,
+                                   const sigset_t *mask)
+{
+    const int64_t kernel_time[] = {time->tv_sec, time->tv_nsec}; /* of 64 bit on every machine */
+    return (int)syscall(SYS_epoll_pwait2, fd, events, most, kernel_time, mask, (size_t)8);
+}
+#define epoll_pwait2 afl_epoll_pwait2
+#endif
 
 /* An error or a hang-up is for whoever watches, in each direction: the next read or write says what happened. */
 static inline unsigned afl_epoll_ready(uint32_t events)
 {
     if (events & (EPOLLERR | EPOLLHUP))
         return AFLOCK_READ | AFLOCK_WRITE;
-    return (events & EPOLLIN ? (unsigned)AFLOCK_READ : 0) | (events & EPOLLOUT ? (unsigned)AFLOCK_WRITE : 0);
+    return ((events & EPOLLIN) ? (unsigned)AFLOCK_READ : 0) | ((events & EPOLLOUT) ? (unsigned)AFLOCK_WRITE : 0);
 }
 
 /* ----------------------------------------------------------------------------------------------------- the alarm */
@@ -89,7 +114,7 @@ struct afl_alarm {
 static inline int afl_alarm_open(struct afl_alarm *alarm)
 {
     *alarm = AFL_ALARM_NONE;
-    alarm->fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    alarm->fd = afl_beyond_streams(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
     return alarm->fd >= 0 ? 0 : afl_status(errno);
 }
 

@@ -225,6 +225,8 @@ static void report(aflock_kit *kit, aflock_ctx *ctx, const struct source *source
 /* One batch a call: what does not fit keeps the descriptor readable, and epoll starts with it next time. */
 void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx)
 {
+    if (aflock_host_check(ctx) == AFLOCK_EFORKED)
+        return; /* what a child reads here is missing in its parent */
     int count = epoll_wait(kit->epoll, kit->batch, BATCH, 0);
     kit->count = count > 0 ? count : 0;
     for (kit->at = 0; kit->at < kit->count; kit->at++) {
@@ -283,10 +285,10 @@ static int add_own(const aflock_kit *kit, int fd, void *mark)
 
 static int open_descriptors(aflock_kit *kit)
 {
-    kit->epoll = epoll_create1(EPOLL_CLOEXEC);
+    kit->epoll = afl_beyond_streams(epoll_create1(EPOLL_CLOEXEC));
     if (kit->epoll < 0)
         return afl_status(errno);
-    kit->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    kit->event = afl_beyond_streams(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (kit->event < 0)
         return afl_status(errno);
     int status = afl_alarm_open(&kit->alarm);

@@ -17,6 +17,13 @@ static int find(aflock_ctx *ctx, struct afl_epoll **out)
     return status == AFLOCK_EBUSY ? 0 : status;
 }
 
+/* After a function of the caller's. If it has forked, its child must not go on: what it reads and sets is its parent's.
+ */
+static int may_go_on(const struct afl_epoll *epoll)
+{
+    return epoll->closed ? 0 : aflock_host_check(epoll->ctx);
+}
+
 /* ------------------------------------------------------------------------------------------------------- watches */
 
 static int reserve_watch(struct afl_epoll *epoll, size_t fd)
@@ -145,8 +152,10 @@ int aflock_epoll_timer(aflock_ctx *ctx, uint64_t delay, void (*fire)(aflock_ctx 
     *timer = (struct afl_caller_timer){.deadline = afl_later(afl_monotonic(), delay), .fire = fire, .user = user};
     insert_timer(epoll, timer);
     status = set_alarm(epoll);
-    if (status != 0)
+    if (status != 0) {
         remove_timer(epoll, timer);
+        set_alarm(epoll); /* for the others: it is set for them already */
+    }
     return status;
 }
 
@@ -169,23 +178,24 @@ int aflock_epoll_timer_cancel(aflock_ctx *ctx, void (*fire)(aflock_ctx *ctx, voi
 static int fire_timers(struct afl_epoll *epoll)
 {
     uint64_t now = afl_monotonic();
-    while (epoll->first_timer != NULL && epoll->first_timer->deadline <= now) {
+    int status = 0;
+    while (status == 0 && epoll->first_timer != NULL && epoll->first_timer->deadline <= now) {
         struct afl_caller_timer timer = *epoll->first_timer;
         remove_timer(epoll, epoll->first_timer);
         timer.fire(epoll->ctx, timer.user);
+        status = may_go_on(epoll);
     }
-    return set_alarm(epoll);
+    return status != 0 ? status : set_alarm(epoll);
 }
 
 /* --------------------------------------------------------------------------------------------------- for epoll.c */
 
 int afl_callers_report(struct afl_epoll *epoll, const struct epoll_event *event)
 {
-    if (event->data.u64 != AFL_MARK_ALARM)
-        report_watch(epoll, event);
-    else if (afl_alarm_due(&epoll->alarm))
-        return fire_timers(epoll);
-    return 0;
+    if (event->data.u64 == AFL_MARK_ALARM)
+        return afl_alarm_due(&epoll->alarm) ? fire_timers(epoll) : 0;
+    report_watch(epoll, event);
+    return may_go_on(epoll);
 }
 
 void afl_callers_free(struct afl_epoll *epoll)

@@ -78,7 +78,7 @@ static int make_kit(struct afl_epoll *epoll, aflock_host *host, const aflock_epo
 static int make_context(struct afl_epoll *epoll, const aflock_epoll_options *options)
 {
     aflock_host host;
-    epoll->epoll = epoll_create1(EPOLL_CLOEXEC);
+    epoll->epoll = afl_beyond_streams(epoll_create1(EPOLL_CLOEXEC));
     if (epoll->epoll < 0)
         return afl_status(errno);
     int status = make_kit(epoll, &host, options);
@@ -147,7 +147,9 @@ static int wait_ready(int fd, struct epoll_event *events, uint64_t timeout)
 static int do_round(struct afl_epoll *epoll, uint64_t timeout)
 {
     struct epoll_event events[BATCH];
-    int kit_ready = 0, status = 0;
+    int kit_ready = 0, status = afl_alarm_set(&epoll->alarm, epoll->alarm.wanted); /* if that failed before */
+    if (status != 0)
+        return status;
     int count = wait_ready(epoll->epoll, events, epoll->deferred ? 0 : timeout);
     if (count < 0)
         return errno == EINTR ? 0 : AFLOCK_ESYS;

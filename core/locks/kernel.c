@@ -34,13 +34,18 @@ static int lock(const afl_work *w, int fd, aflock_mode mode)
     return errno == EAGAIN || errno == EACCES ? EWOULDBLOCK : errno;
 }
 
-static int unlock(const afl_work *w, int fd)
+/* EBADF: somebody closed our descriptor, and the lock went with it. The number may be another file's by now. */
+static int unlock(afl_work *w)
 {
     int rc;
     do
-        rc = w->protocol == &afl_protocol_ofd ? w->sys->lock_ofd(fd, F_UNLCK) : w->sys->flock(fd, LOCK_UN);
+        rc = w->protocol == &afl_protocol_ofd ? w->sys->lock_ofd(w->fd, F_UNLCK) : w->sys->flock(w->fd, LOCK_UN);
     while (rc != 0 && errno == EINTR);
-    return rc == 0 ? 0 : errno;
+    if (rc == 0)
+        return 0;
+    if (errno == EBADF && w->path)
+        w->fd = -1;
+    return errno;
 }
 
 /* Closes our descriptor. Without the lock on it there is nothing to lose: an error is returned, not retried. */
@@ -136,7 +141,7 @@ static check_result identify(afl_work *w)
     struct stat mine;
     if (w->identified)
         return SAME;
-    if (w->sys->fstat(w->fd, &mine) != 0) {
+    if (afl_fstat(w->sys, w->fd, &mine) != 0) {
         afl_work_fail(w, AFL_GRIP_NONE, "fstat", errno);
         return BROKEN;
     }
@@ -163,7 +168,7 @@ static check_result check_file(afl_work *w)
     check_result result = identify(w);
     if (result != SAME)
         return result;
-    if (w->sys->stat(w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) != 0) {
+    if (afl_stat(w->sys, w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) != 0) {
         if (errno == ENOENT || errno == ENOTDIR || errno == ESTALE)
             return REPLACED;
         afl_work_fail(w, AFL_GRIP_NONE, "stat", errno);
@@ -175,7 +180,7 @@ static check_result check_file(afl_work *w)
 /* Gives up a lock that is of no use, keeping the outcome and noting what went wrong with it. */
 static void undo(afl_work *w)
 {
-    int error = unlock(w, w->fd);
+    int error = unlock(w);
     int closing = drop(w);
     w->outcome.cleanup_errno = error ? error : closing;
 }
@@ -270,11 +275,16 @@ static bool convert_to_shared(afl_work *w)
     int error = lock(w, w->fd, AFLOCK_SHARED);
     if (!error)
         return true;
-    /* The kernel has dropped the exclusive lock before it failed to get the shared one. */
-    if (error == EWOULDBLOCK)
+    /* The kernel drops the exclusive lock before it asks for the shared one: contended, it is gone. What other failures
+     * have left nobody knows, so it is of no use to the next one either. */
+    if (error == EWOULDBLOCK) {
         afl_work_contended(w, w->path ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
-    else
-        afl_work_fail(w, AFL_GRIP_HELD, lock_step(w), error);
+        return false;
+    }
+    afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
+    undo(w);
+    if (!w->path && w->outcome.cleanup_errno)
+        w->outcome.grip = AFL_GRIP_HELD; /* a caller's descriptor is not closed: unlocking is tried again */
     return false;
 }
 
@@ -283,7 +293,7 @@ static bool still_named(const afl_work *w)
     struct stat there;
     if (!w->path)
         return true;
-    return w->sys->stat(w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) == 0 && there.st_dev == w->dev &&
+    return afl_stat(w->sys, w->path, &there, (w->flags & AFLOCK_FOLLOW) != 0) == 0 && there.st_dev == w->dev &&
            there.st_ino == w->ino;
 }
 
@@ -303,7 +313,7 @@ static bool truncate_file(afl_work *w)
 {
     struct stat st;
     int rc;
-    if (w->sys->fstat(w->fd, &st) != 0) {
+    if (afl_fstat(w->sys, w->fd, &st) != 0) {
         afl_work_fail(w, AFL_GRIP_HELD, "fstat", errno);
         return false;
     }
@@ -346,14 +356,13 @@ static void adopt(afl_work *w)
 
 static void give_up(afl_work *w)
 {
-    int error = unlock(w, w->fd);
+    int error = unlock(w);
     if (error && error != EBADF) {
         afl_work_fail(w, AFL_GRIP_HELD, "unlock", error);
         return;
     }
     w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
-    if (error) { /* somebody closed the descriptor, and the lock went with it */
-        w->fd = w->path ? -1 : w->fd;
+    if (error) {
         w->outcome.cleanup_errno = error;
         return;
     }
@@ -387,7 +396,7 @@ static void run(afl_work *w)
 static void reconcile(afl_work *w)
 {
     if (w->fd >= 0 && w->path) {
-        unlock(w, w->fd);
+        unlock(w);
         drop(w);
     }
 }
@@ -409,7 +418,7 @@ static void query_fail(afl_query *q, const char *step, int error)
 static void verify(afl_query *q)
 {
     struct stat there;
-    if (q->sys->stat(q->path, &there, q->follow) != 0) {
+    if (afl_stat(q->sys, q->path, &there, q->follow) != 0) {
         query_fail(q, "stat", errno);
         if (q->sys_errno == ENOENT)
             q->status = AFLOCK_EREPLACED;

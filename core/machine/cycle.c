@@ -101,8 +101,7 @@ bool afl_machine_cycle(afl_machine *m, afl_path *p, afl_request *r)
 
     m->mark += BITS;
     walk w = {.machine = m, .origin = r->owner, .epoch = m->mark};
-    if (walk_path(&w, p, r, p->tail))
-        return true;
+    walk_path(&w, p, r, p->tail); /* what it waits for itself is never its own owner's */
     while (w.stack) {
         afl_request *next = w.stack;
         w.stack = next->mark_next;

@@ -60,15 +60,15 @@ void afl_machine_forget(afl_machine *m, afl_path *p)
     if (p->counted)
         m->releasing--;
     p->counted = false;
-    for (afl_path **link = &m->ready; p->is_ready && *link; link = &(*link)->ready_next) {
-        if (*link != p)
-            continue;
-        *link = p->ready_next;
-        if (m->ready_tail == &p->ready_next)
-            m->ready_tail = link;
-        p->is_ready = false;
-        break;
-    }
+    if (!p->is_ready)
+        return;
+    afl_path **link = &m->ready;
+    while (*link != p)
+        link = &(*link)->ready_next;
+    *link = p->ready_next;
+    if (m->ready_tail == &p->ready_next)
+        m->ready_tail = link;
+    p->is_ready = false;
 }
 
 static size_t bucket(const afl_machine *m, const void *owner)
@@ -257,8 +257,8 @@ void afl_machine_deliver(afl_machine *m, afl_request *r)
     *(r->done_prev ? &r->done_prev->done_next : &m->done) = r->done_next;
     *(r->done_next ? &r->done_next->done_prev : &m->done_tail) = r->done_prev;
     m->undelivered--;
-    bool holds = r->state == AFL_GRANTED || r->state == AFL_REHELD;
-    r->state = holds ? AFL_HELD : AFL_IDLE;
+    bool held = r->state == AFL_GRANTED || r->state == AFL_REHELD;
+    r->state = held ? AFL_HELD : AFL_IDLE;
 }
 
 /* ---------------------------------------------------------------------------------------------- who fits to what */
@@ -299,7 +299,7 @@ static bool fits(const afl_machine *m, const afl_path *p, const afl_request *r)
         return false;
     if (p->holders)
         return p->hand_on && r->mode == AFLOCK_SHARED && p->mode == AFLOCK_SHARED;
-    if (p->op_for == r && p->mode == r->mode)
+    if (p->op_for == r) /* it was won for it */
         return true;
     return p->hand_on && (p->mode == r->mode || p->mode == AFLOCK_EXCLUSIVE);
 }
@@ -390,15 +390,15 @@ static bool run_is_over(afl_machine *m, afl_path *p, uint64_t now)
     return false;
 }
 
-/* Requests of one owner in one mode are granted together; one that needs another descriptor would wait for its own
- * owner. Newest first to the front leaves the oldest in front. */
+/* Requests of one owner, which are in one mode, are granted together; one that needs another descriptor would wait for
+ * its own owner. Newest first to the front leaves the oldest in front. */
 static void bring_owner_forward(afl_machine *m, afl_path *p, const afl_request *r, uint64_t now)
 {
     if (!r->owner || !p->head)
         return;
     for (afl_request *o = afl_machine_owned(m, r->owner), *next; o; o = next) {
         next = o->owner_next;
-        if (o->owner != r->owner || o->path != p || o->state != AFL_WAITING || o->mode != r->mode)
+        if (o->owner != r->owner || o->path != p || o->state != AFL_WAITING)
             continue;
         if (o->need & ~p->have) {
             leave(m, p, o);
@@ -483,7 +483,7 @@ static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
             return start_undo(m, p, AFL_OP_WITHDRAW, now, a);
         case RELEASE:
             return start_undo(m, p, AFL_OP_RELEASE, now, a);
-        case GRANT:
+        default: /* GRANT */
             if (start_grant(m, p, now, a))
                 return true;
         }
@@ -493,7 +493,7 @@ static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
 /* Keeps the count of paths that give something up: they keep a loop alive. */
 static void count_releasing(afl_machine *m, afl_path *p)
 {
-    bool counts = p->op == AFL_OP_RELEASE || p->op == AFL_OP_WITHDRAW || p->releaser || p->failing ||
+    bool counts = p->op == AFL_OP_RELEASE || p->op == AFL_OP_WITHDRAW || p->releaser ||
                   (p->grip == AFL_GRIP_HELD && !p->holders) ||
                   (!p->head && (p->grip == AFL_GRIP_PENDING || p->grip == AFL_GRIP_KEPT) && p->op != AFL_OP_TRY);
     if (counts == p->counted)
@@ -716,16 +716,19 @@ static void done_adopt(afl_machine *m, afl_path *p, const afl_outcome *o, uint64
         r->status = o->status;
         r->state = AFL_FAILING;
         p->failing = r;
-        if (p->holders || p->grip != AFL_GRIP_HELD)
+        if (p->holders)
             answer_failing(m, p, 0, now);
     } else if (o->answer == AFL_CONTENDED) {
         p->stale = p->grip == AFL_GRIP_HELD;
         p->retry_at = now;
         if (r && r->once && r->attempts)
             end_once(m, p, r, now);
+        if (p->stale && p->holders)
+            readmit(m, p, NULL, now); /* who could have joined the holders waits for them now: it may be a cycle */
     }
-    if (p->grip != AFL_GRIP_HELD) { /* lost while it was converted */
+    if (p->grip != AFL_GRIP_HELD) { /* lost while it was converted: nothing is left to give up */
         p->foreign = true;
+        answer_failing(m, p, 0, now);
         answer_releaser(m, p, 0, now);
     }
 }
@@ -791,9 +794,7 @@ void afl_machine_done(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
         if (o->answer == AFL_ERROR)
             p->retry_at = now;
         break;
-    case AFL_OP_NONE:
-    case AFL_OP_WATCH:
-    case AFL_OP_UNWATCH:
+    default: /* nothing is in flight */
         return;
     }
     p->op = AFL_OP_NONE;

@@ -3,8 +3,14 @@
  * At most `width` jobs that are not stalled are out at one time, and tries leave one place to releases. One device gets
  * at most half of the places per lane and leaves one place to others, so a dead mount cannot take them all; a job that
  * is out for `stall_after` counts as stalled: it frees its place for others (the executor replaces its thread), and a
- * device with STALLED_LIMIT of them gets no more. As long as the device of a directory is not known, its text stands
- * for it.
+ * device with STALLED_LIMIT of them gets no more.
+ *
+ * Which device an attempt is for is known once its path was resolved, and finding that out can hang. So a job for a
+ * path of which nothing is known goes to a device of its own first, AFL_DEVICE_UNKNOWN, and there it only looks at the
+ * table of mounts. It comes back with a guess, is sent to that device, and looks once more before it runs, now also at
+ * symbolic links on local file systems. That way all that is on a dead mount, or behind a link to it, shares its
+ * limits, and nothing on the way to the guess can hang. A wrong guess does no harm beyond that: a few jobs count for
+ * the wrong device.
  */
 #include "runtime/runtime.h"
 
@@ -84,15 +90,49 @@ static void join_round(afl_admission *a, afl_device *d, int lane)
     a->round_last[lane] = d;
 }
 
-void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, aflock_lane lane)
+static void enqueue(aflock_ctx *ctx, aflock_job *job, afl_device *device)
 {
-    job->lane = (uint8_t)lane;
     job->device = device;
     device->refs++;
-    job->stalled = job->out = false;
+    job->stalled = job->out = job->astray = false;
     job->dropped = 0;
-    push(&device->queue[lane], job);
+    push(&device->queue[job->lane], job);
     join_round(&ctx->admission, device, job->lane);
+}
+
+void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, const char *path, aflock_lane lane)
+{
+    job->lane = (uint8_t)lane;
+    job->path = device->key == AFL_DEVICE_UNKNOWN ? path : NULL;
+    job->guess = 0;
+    enqueue(ctx, job, device);
+}
+
+bool afl_admission_goes_astray(aflock_job *job)
+{
+    if (!job->path)
+        return false;
+    uint64_t before = job->guess;
+    job->guess = afl_guess_device(job->gate->sys, job->path, before != 0);
+    if (!job->guess)
+        job->guess = afl_directory_key(job->path);
+    return job->guess != before;
+}
+
+bool afl_admission_resend(aflock_ctx *ctx, aflock_job *job)
+{
+    if (!job->astray)
+        return false;
+    afl_device *device = afl_device_get(ctx, job->guess);
+    if (!device) { /* out of memory: the old one has to do */
+        device = job->device;
+        device->refs++;
+        job->path = NULL;
+    }
+    afl_admission_returned(ctx, job);
+    enqueue(ctx, job, device);
+    afl_device_put(ctx, device);
+    return true;
 }
 
 bool afl_admission_unqueue(aflock_ctx *ctx, aflock_job *job)

@@ -167,7 +167,7 @@ static void send(afl_place *p)
     atomic_fetch_add(&t->spelling->refs, 1);
     afl_trace(ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 0);
     bool undo = t->work.op == AFL_OP_RELEASE || t->work.op == AFL_OP_WITHDRAW;
-    afl_admission_submit(ctx, &t->job, p->device, undo ? AFLOCK_LANE_RELEASE : AFLOCK_LANE_TRY);
+    afl_admission_submit(ctx, &t->job, p->device, t->work.path, undo ? AFLOCK_LANE_RELEASE : AFLOCK_LANE_TRY);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ inline

@@ -320,12 +320,13 @@ static void answer_releases(aflock_ctx *ctx)
         next = p->all_next;
         afl_machine_end_release(&ctx->machine, &p->path, AFLOCK_ECLOSED, ctx->now);
     }
-    while (afl_deliver_one(ctx))
+    while (!afl_gate_forked(ctx->gate) && afl_deliver_one(ctx))
         ;
 }
 
-/* What is at the executor belongs to its worker from now on; the rest is given back here. */
-static void part_with_attempt(aflock_ctx *ctx, afl_place *p)
+/* What is at the executor belongs to its worker from now on. Of the rest, what has something to give back goes to the
+ * executor, too, by way of `left`, unless it has always been on this thread: the file system may hang. */
+static void part_with_attempt(aflock_ctx *ctx, afl_place *p, aflock_job **left)
 {
     afl_attempt *t = p->attempt;
     if (p->protocol->start && p->path.op) {
@@ -333,13 +334,48 @@ static void part_with_attempt(aflock_ctx *ctx, afl_place *p)
         return;
     }
     bool at_executor = p->path.op && !afl_admission_unqueue(ctx, &t->job);
-    if (at_executor) {
+    bool goes_there = !at_executor && p->protocol->run && p->io != AFLOCK_IO_INLINE && t->work.path && t->work.fd >= 0;
+    if (at_executor || goes_there)
         p->attempt = NULL;
+    if (at_executor)
+        return;
+    if (!goes_there) {
+        if (p->path.op)
+            afl_spelling_unref(t->spelling);
+        p->protocol->reconcile(&t->work);
         return;
     }
-    if (p->path.op)
-        afl_spelling_unref(t->spelling);
-    p->protocol->reconcile(&t->work);
+    if (!p->path.op)
+        atomic_fetch_add(&t->spelling->refs, 1); /* as a job has one */
+    t->job.next = *left;
+    *left = &t->job;
+}
+
+static void run_nothing(aflock_job *job)
+{
+    (void)job;
+}
+
+/* The gate is closed: when a worker has run the job, it is an orphan, and gives back what it has. Only if no executor
+ * takes it is that done here. */
+static void leave_to_executor(aflock_ctx *ctx, aflock_job *job)
+{
+    job->path = NULL;
+    job->run = run_nothing;
+    job->gate = ctx->gate;
+    atomic_fetch_add(&ctx->gate->refs, 1);
+    if (ctx->executor->submit(ctx->executor->self, job, AFLOCK_LANE_RELEASE) == 0)
+        return;
+    afl_gate_unref(ctx->gate);
+    job->orphan(job);
+}
+
+static void leave_all_to_executor(aflock_ctx *ctx, aflock_job *jobs)
+{
+    for (aflock_job *job = jobs, *next; job; job = next) {
+        next = job->next;
+        leave_to_executor(ctx, job);
+    }
 }
 
 static void free_places(aflock_ctx *ctx)
@@ -362,6 +398,15 @@ static void close_host(aflock_ctx *ctx, int forked)
         ctx->notifier->close(ctx->notifier->self, forked);
 }
 
+/* Those that the loop has not heard of are kept alive by the list alone. */
+static void forget_fired_tokens(afl_gate *g)
+{
+    for (aflock_token *t = afl_gate_take_tokens(g), *next; t; t = next) {
+        next = t->next;
+        afl_token_unref(t);
+    }
+}
+
 int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
 {
     if (!ctx)
@@ -373,26 +418,23 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
         return AFLOCK_EBUSY;
     ctx->closing = true;
     wind_down(ctx, grace > AFLOCK_FOREVER - ctx->now ? AFLOCK_FOREVER : ctx->now + grace);
-    if (afl_gate_forked(ctx->gate))
-        return AFLOCK_EFORKED; /* a callback returned twice: the child must not give up what the parent holds */
     int unreleased = count_unreleased(ctx);
     answer_releases(ctx);
     afl_errands_end(ctx);
-    afl_deliver_drained(ctx);
+    if (!afl_gate_forked(ctx->gate))
+        afl_deliver_drained(ctx);
+    if (afl_gate_forked(ctx->gate))
+        return AFLOCK_EFORKED; /* a callback returned twice: the child must not give up what the parent holds */
     afl_admission_flush_releases(ctx);
+    aflock_job *left = NULL;
     for (afl_place *p = ctx->places; p; p = p->all_next) {
         afl_place_unlisten(p);
-        part_with_attempt(ctx, p);
+        part_with_attempt(ctx, p, &left);
     }
     afl_gate_close(ctx->gate);
-    for (aflock_job *job = afl_gate_take_jobs(ctx->gate), *next; job; job = next) {
-        next = job->next;
-        job->orphan(job);
-    }
-    for (aflock_token *t = afl_gate_take_tokens(ctx->gate), *next; t; t = next) {
-        next = t->next;
-        afl_token_unref(t);
-    }
+    leave_all_to_executor(ctx, left);
+    leave_all_to_executor(ctx, afl_gate_take_jobs(ctx->gate));
+    forget_fired_tokens(ctx->gate);
     close_host(ctx, 0);
     free_places(ctx);
     const aflock_loop *loop = ctx->loop;
@@ -407,7 +449,10 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
 {
     if (!ctx || !afl_gate_forked(ctx->gate))
         return AFLOCK_EINVAL;
+    if (ctx->thread != afl_thread())
+        return AFLOCK_ETHREAD; /* at the fork its own thread may have been in the middle of anything */
     afl_gate_forget_jobs(ctx->gate, ctx->admission.outstanding);
+    forget_fired_tokens(ctx->gate);
     for (afl_place *p = ctx->places; p; p = p->all_next) {
         p->notifying = false; /* the parent's */
         p->protocol->abandon(&p->attempt->work);

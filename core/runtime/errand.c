@@ -91,9 +91,10 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
     if (status)
         copy.query.status = status;
     atomic_fetch_add(&copy.spelling->refs, 1);
-    unlink_errand(ctx, e);
-    if (!running)
+    if (!running) {
+        unlink_errand(ctx, e);
         free_errand(e);
+    }
     lock->active--;
     lock->pinned++;
     ctx->in_callback = true;
@@ -102,6 +103,8 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
     lock->pinned--;
     afl_spelling_unref(copy.spelling);
     afl_lock_tidy(lock);
+    if (running && !afl_gate_forked(ctx->gate)) /* in the child of the callback there is no worker to free it */
+        unlink_errand(ctx, e);
 }
 
 void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e)
@@ -111,7 +114,7 @@ void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e)
 
 void afl_errands_end(aflock_ctx *ctx)
 {
-    while (ctx->errands) {
+    while (ctx->errands && !afl_gate_forked(ctx->gate)) {
         afl_errand *e = ctx->errands;
         bool running = !e->done && !afl_admission_unqueue(ctx, &e->job);
         answer_errand(ctx, e, e->done ? 0 : AFLOCK_ECLOSED, running);
@@ -161,7 +164,7 @@ static void send_errand(aflock *lock, afl_errand *e)
         run_errand(&e->job);
         e->done = true;
     } else {
-        afl_admission_submit(lock->ctx, &e->job, lock->place->device, AFLOCK_LANE_TRY);
+        afl_admission_submit(lock->ctx, &e->job, lock->place->device, e->query.path, AFLOCK_LANE_TRY);
     }
     afl_settle(lock->ctx);
 }

@@ -126,7 +126,9 @@ static void post(aflock_job *job)
 
 void aflock_job_run(aflock_job *job)
 {
-    job->run(job);
+    job->astray = afl_admission_goes_astray(job);
+    if (!job->astray)
+        job->run(job);
     post(job);
 }
 

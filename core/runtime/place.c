@@ -192,8 +192,7 @@ static int make_absolute(aflock_ctx *ctx, const char *path, char text[PATH_MAX])
     return 0;
 }
 
-/* What stands for a directory whose device is not known. */
-static uint64_t directory_key(const char *text)
+uint64_t afl_directory_key(const char *text)
 {
     const char *slash = strrchr(text, '/');
     size_t length = slash ? (size_t)(slash - text) + 1 : strlen(text);
@@ -205,13 +204,16 @@ static afl_directory *directory_slot(aflock_ctx *ctx, uint64_t key)
     return &ctx->directories[key % (sizeof ctx->directories / sizeof ctx->directories[0])];
 }
 
-/* The device that another path in the same directory was found on lately, or what stands for it. A wrong guess does not
- * matter: it only says whom the first attempt shares its limits with. */
+/* The device that another path in the same directory was found on lately. That it still is there does not matter: it
+ * only says whom the first attempt shares its limits with. A caller's descriptor stands for itself until then: asking
+ * it does not hang. */
 static uint64_t device_key(aflock_ctx *ctx, const char *text)
 {
-    uint64_t key = directory_key(text);
+    uint64_t key = afl_directory_key(text);
     const afl_directory *d = directory_slot(ctx, key);
-    return d->key == key ? d->dev : key;
+    if (*text != '/')
+        return key;
+    return d->key == key ? d->dev : AFL_DEVICE_UNKNOWN;
 }
 
 /* --------------------------------------------------------------------------------------------------------- places */
@@ -376,7 +378,7 @@ bool afl_place_resolved(afl_place *p, const afl_identity *where, uint64_t now)
     aflock_ctx *ctx = p->ctx;
     afl_spelling *s = p->attempt->spelling;
     if (p->caller_fd < 0) {
-        uint64_t directory = directory_key(s->text);
+        uint64_t directory = afl_directory_key(s->text);
         *directory_slot(ctx, directory) = (afl_directory){directory, where->dev};
         if (ctx->key_count >= ctx->key_buckets)
             grow_keys(ctx);

@@ -81,9 +81,12 @@ struct aflock_job {
     aflock_job *next; /* in the gate's list, or in a queue */
     aflock_job *out_next, *out_prev;
     afl_device *device;
+    const char *path; /* only guessed to lead to the device; NULL: it is known */
+    uint64_t guess;   /* key of the device that the path seems to lead to; 0: nobody has looked */
     uint64_t started;
     uint8_t lane; /* aflock_lane */
     bool stalled, out;
+    bool astray; /* it came back without having run: it is for another device */
     int dropped; /* errno: it did not run */
 };
 
@@ -91,7 +94,11 @@ typedef struct afl_job_list {
     aflock_job *first, *last;
 } afl_job_list;
 
-/* The jobs of one device (of one directory, as long as its device is not known). */
+/* Key of the device of all places whose device nobody knows. A job that is sent to it only looks which one it is for,
+ * and comes back to be sent there. */
+#define AFL_DEVICE_UNKNOWN UINT64_MAX
+
+/* The jobs of one device. */
 struct afl_device {
     uint64_t key;
     uint32_t refs;
@@ -117,7 +124,10 @@ typedef struct afl_admission {
 afl_device *afl_device_get(aflock_ctx *ctx, uint64_t key); /* NULL: out of memory */
 void afl_device_put(aflock_ctx *ctx, afl_device *device);
 void afl_devices_free(aflock_ctx *ctx); /* whatever still refers to them */
-void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, aflock_lane lane);
+/* `path`: what the job is about, if it leads somewhere; lives as long as the job. */
+void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, const char *path, aflock_lane lane);
+bool afl_admission_goes_astray(aflock_job *job);             /* [W] before it runs */
+bool afl_admission_resend(aflock_ctx *ctx, aflock_job *job); /* true: it did go astray, and is sent again */
 void afl_admission_pump(aflock_ctx *ctx, uint64_t now);
 void afl_admission_returned(aflock_ctx *ctx, aflock_job *job);
 void afl_admission_expire(aflock_ctx *ctx, uint64_t now); /* jobs that have been out too long stop counting */
@@ -222,7 +232,8 @@ afl_place *afl_place_of_descriptor(aflock_ctx *ctx, int fd, const afl_protocol *
 bool afl_place_resolved(afl_place *place, const afl_identity *where, uint64_t now);
 void afl_place_tidy(afl_place *place); /* frees it if nobody needs it */
 void afl_place_free(afl_place *place);
-void afl_spelling_unref(afl_spelling *s); /* any thread */
+void afl_spelling_unref(afl_spelling *s);     /* any thread */
+uint64_t afl_directory_key(const char *text); /* any thread; stands for a device that nobody can tell */
 afl_class afl_mount_known(const aflock_ctx *ctx, const afl_identity *id, bool *known);
 void afl_mount_learn(aflock_ctx *ctx, const afl_identity *id, afl_class kind);
 
@@ -259,7 +270,7 @@ typedef struct afl_mount {
     afl_class kind;
 } afl_mount;
 
-/* A directory as text, and the device that it is on. */
+/* A directory as text, and the device that it was found on. */
 typedef struct afl_directory {
     uint64_t key, dev;
 } afl_directory;
@@ -276,7 +287,7 @@ struct aflock_ctx {
     afl_admission admission;
 
     bool in_turn, in_callback, in_hook, pumping, closing, draining;
-    bool deferred, alive;
+    bool deferred, alive, no_timer;
     uint64_t now;   /* of the present call or turn */
     uint64_t armed; /* the host's timer */
     aflock_drained drained;

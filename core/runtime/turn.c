@@ -10,7 +10,8 @@ void afl_collect(aflock_ctx *ctx)
 {
     for (aflock_job *job = afl_gate_take_jobs(ctx->gate), *next; job; job = next) {
         next = job->next;
-        job->finish(ctx, job);
+        if (!afl_admission_resend(ctx, job))
+            job->finish(ctx, job);
     }
     for (aflock_token *t = afl_gate_take_tokens(ctx->gate), *next; t; t = next) {
         next = t->next;
@@ -110,6 +111,20 @@ bool afl_is_idle(const aflock_ctx *ctx)
     return !m->waiting && !m->undelivered && !m->holding && !m->releasing && !ctx->errands;
 }
 
+/* A timer that comes too early is harmless, and setting it costs a system call. False: it cannot be set. */
+static bool set_timer(aflock_ctx *ctx)
+{
+    uint64_t at = afl_machine_deadline(&ctx->machine), jobs = afl_admission_deadline(ctx);
+    if (jobs < at)
+        at = jobs;
+    if (at >= ctx->armed)
+        return true;
+    if (ctx->loop->timer(ctx->loop->self, at) != 0)
+        return false;
+    ctx->armed = at;
+    return true;
+}
+
 static void tell_host(aflock_ctx *ctx)
 {
     const aflock_loop *loop = ctx->loop;
@@ -119,19 +134,14 @@ static void tell_host(aflock_ctx *ctx)
         ctx->alive = alive;
         loop->keep_alive(loop->self, alive);
     }
-    bool due = m->undelivered || afl_errand_next(ctx) || (ctx->drained && afl_is_idle(ctx));
+    bool no_timer = !set_timer(ctx); /* then turn after turn, so that no deadline is missed */
+    if (no_timer && !ctx->no_timer)
+        afl_log(ctx, AFLOCK_LOG_ERROR, "the loop's timer cannot be set; trying again");
+    ctx->no_timer = no_timer;
+    bool due = m->undelivered || afl_errand_next(ctx) || (ctx->drained && afl_is_idle(ctx)) || no_timer;
     if (due && !ctx->deferred) {
         ctx->deferred = true;
         loop->defer(loop->self);
-    }
-    uint64_t at = afl_machine_deadline(m), jobs = afl_admission_deadline(ctx);
-    if (jobs < at)
-        at = jobs;
-    if (at < ctx->armed) { /* a timer that comes too early is harmless, and setting it costs a system call */
-        if (loop->timer(loop->self, at) == 0)
-            ctx->armed = at;
-        else
-            afl_log(ctx, AFLOCK_LOG_ERROR, "the loop's timer cannot be set");
     }
 }
 

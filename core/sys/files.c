@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,33 @@ int afl_open(const afl_sys *sys, const char *path, int flags, mode_t mode)
         fd = sys->open(path, flags, mode);
     while (fd < 0 && errno == EINTR);
     return fd;
+}
+
+int afl_stat(const afl_sys *sys, const char *path, struct stat *st, bool follow)
+{
+    int rc;
+    do
+        rc = sys->stat(path, st, follow);
+    while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+int afl_fstat(const afl_sys *sys, int fd, struct stat *st)
+{
+    int rc;
+    do
+        rc = sys->fstat(fd, st);
+    while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+static int make_directory(const afl_sys *sys, const char *path)
+{
+    int rc;
+    do
+        rc = sys->mkdir(path, 0777);
+    while (rc != 0 && errno == EINTR);
+    return rc;
 }
 
 static bool failed(afl_fault *fault, const char *step, int error)
@@ -33,7 +61,7 @@ bool afl_make_parents(const afl_sys *sys, const char *path, afl_fault *fault)
     memcpy(text, path, length + 1);
     for (char *slash = strchr(text + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
-        if (sys->mkdir(text, 0777) != 0 && errno != EEXIST)
+        if (make_directory(sys, text) != 0 && errno != EEXIST)
             return failed(fault, "mkdir", errno);
         *slash = '/';
     }
@@ -84,7 +112,7 @@ int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text
         return errno;
     int error = 0;
     size_t used = 0;
-    bool more = true;
+    bool more = true, whole = true; /* what is in the buffer begins with the begin of a line */
     while (more) {
         ssize_t n = sys->read(fd, buffer + used, CHUNK - 1 - used);
         if (n < 0 && errno == EINTR)
@@ -98,13 +126,16 @@ int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text
         char *start = buffer, *end;
         while (more && (end = strchr(start, '\n')) != NULL) {
             *end = '\0';
-            more = line(start, user);
+            more = !whole || line(start, user);
+            whole = true;
             start = end + 1;
         }
         used -= (size_t)(start - buffer);
         memmove(buffer, start, used);
-        if (used == CHUNK - 1)
-            used = 0; /* a line longer than any of the kernel's: not one of ours */
+        if (used == CHUNK - 1) { /* a line longer than those that we look for: left out, to its end */
+            used = 0;
+            whole = false;
+        }
     }
     sys->close(fd);
     return error;
@@ -112,12 +143,6 @@ int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text
 
 /* ------------------------------------------------------------------------------------------------------ mount points
  */
-
-typedef struct mount_search {
-    uint64_t mount;
-    afl_class kind;
-    char *device;
-} mount_search;
 
 static bool is_one_of(const char *word, const char *const list[])
 {
@@ -140,26 +165,64 @@ static afl_class class_of(const char *type)
     return is_one_of(type, REMOTE) ? AFL_CLASS_REMOTE : AFL_CLASS_UNKNOWN;
 }
 
+typedef struct mount_entry {
+    uint64_t mount;
+    char *device; /* "major:minor" */
+    char *point;
+    afl_class kind;
+} mount_entry;
+
+/* What ends a field in mountinfo is written in octal inside of one: "\040" is a space. */
+static void unescape(char *text)
+{
+    char *to = text;
+    for (; *text; text++) {
+        if (*text == '\\' && strspn(text + 1, "01234567") >= 3) {
+            *to++ = (char)((text[1] - '0') << 6 | (text[2] - '0') << 3 | (text[3] - '0'));
+            text += 3;
+        } else {
+            *to++ = *text;
+        }
+    }
+    *to = '\0';
+}
+
 /* A line of mountinfo, see proc(5): "36 35 98:0 /root /mount options [fields] - type source options". */
+static bool parse_mount(char *text, mount_entry *m)
+{
+    enum { MOUNT, PARENT, DEVICE, ROOT, POINT, FIELDS };
+    char *fields[FIELDS], *rest = NULL;
+    for (int i = 0; i < FIELDS; i++) {
+        fields[i] = strtok_r(i == 0 ? text : NULL, " ", &rest);
+        if (!fields[i])
+            return false;
+    }
+    char *type = strstr(rest, " - ");
+    if (!type)
+        return false;
+    type += 3;
+    type[strcspn(type, " ")] = '\0';
+    unescape(fields[POINT]);
+    *m = (mount_entry){strtoull(fields[MOUNT], NULL, 10), fields[DEVICE], fields[POINT], class_of(type)};
+    return true;
+}
+
+typedef struct mount_search {
+    uint64_t mount;
+    afl_class kind;
+    char *device;
+} mount_search;
+
 static bool mount_line(char *text, void *user)
 {
     mount_search *search = user;
-    char *end;
-    if (strtoull(text, &end, 10) != search->mount || *end != ' ')
+    mount_entry m;
+    if (!parse_mount(text, &m) || m.mount != search->mount)
         return true;
-    char *type = strstr(end, " - ");
-    char *device = strchr(end + 1, ' ');
-    if (!type || !device)
-        return true;
-    type += 3;
-    type[strcspn(type, " ")] = '\0';
-    search->kind = class_of(type);
-    device++;
-    size_t length = strcspn(device, " ");
-    if (search->device && length < 32) {
-        memcpy(search->device, device, length);
-        search->device[length] = '\0';
-    }
+    search->kind = m.kind;
+    size_t length = strlen(m.device);
+    if (search->device && length < 32)
+        memcpy(search->device, m.device, length + 1);
     return false;
 }
 
@@ -171,4 +234,97 @@ afl_class afl_classify_mount(const afl_sys *sys, uint64_t mount, char device[32]
     if (mount)
         afl_read_lines(sys, "/proc/self/mountinfo", mount_line, &search);
     return search.kind;
+}
+
+/* ---------------------------------------------------------------------------------- the device that a path seems to be
+ * on
+ */
+
+typedef struct mounts_on_path {
+    const char *path;
+    size_t longest; /* mount point: length */
+    uint64_t dev;   /* of that one */
+    size_t foreign; /* the first mount point that is not local: length */
+} mounts_on_path;
+
+static bool path_line(char *text, void *user)
+{
+    mounts_on_path *found = user;
+    mount_entry m;
+    unsigned major, minor;
+    if (!parse_mount(text, &m) || sscanf(m.device, "%u:%u", &major, &minor) != 2)
+        return true;
+    size_t length = strcmp(m.point, "/") == 0 ? 0 : strlen(m.point);
+    if (strncmp(found->path, m.point, length) != 0 || (found->path[length] != '/' && found->path[length] != '\0'))
+        return true;
+    if (length >= found->longest) { /* of two on one point the later one is on top */
+        found->longest = length;
+        found->dev = (uint64_t)major << 32 | minor;
+    }
+    if (m.kind != AFL_CLASS_LOCAL && length < found->foreign)
+        found->foreign = length;
+    return true;
+}
+
+/* Puts "/insert" in the place of text[from..to); nothing, if that is empty. */
+static bool substitute(char text[PATH_MAX], size_t from, size_t to, const char *insert)
+{
+    char joined[PATH_MAX];
+    insert += strspn(insert, "/");
+    int length = snprintf(joined, sizeof joined, "%.*s%s%s%s", (int)from, text, *insert ? "/" : "", insert, text + to);
+    if (length < 0 || length >= (int)sizeof joined)
+        return false;
+    memcpy(text, joined, (size_t)length + 1);
+    return true;
+}
+
+/* Takes the first ".", ".." or symbolic link out of the text; what is before `done` has none. False: there is none in
+ * the first `end` characters. */
+static bool straighten(const afl_sys *sys, char text[PATH_MAX], size_t *done, size_t end)
+{
+    char target[PATH_MAX];
+    while (text[*done]) {
+        size_t name = *done + 1, next = name + strcspn(text + name, "/"), length = next - name;
+        if (next >= end)
+            return false;
+        if (length == 0 || (length == 1 && text[name] == '.'))
+            return substitute(text, *done, next, "");
+        if (length == 2 && strncmp(text + name, "..", 2) == 0) {
+            while (*done > 0 && text[--*done] != '/')
+                ;
+            return substitute(text, *done, next, "");
+        }
+        char after = text[next];
+        text[next] = '\0';
+        ssize_t link = sys->readlink(text, target, sizeof target - 1);
+        bool goes_on = link >= 0 || errno == EINVAL;
+        text[next] = after;
+        if (!goes_on)
+            return false;
+        if (link >= 0) {
+            target[link] = '\0';
+            *done = target[0] == '/' ? 0 : *done;
+            return substitute(text, *done, next, target);
+        }
+        *done = next;
+    }
+    return false;
+}
+
+uint64_t afl_guess_device(const afl_sys *sys, const char *path, bool look)
+{
+    enum { TURNS = 64 };
+    char text[PATH_MAX];
+    size_t length = strlen(path), done = 0;
+    if (length >= sizeof text)
+        return 0;
+    memcpy(text, path, length + 1);
+    mounts_on_path found;
+    int turns = TURNS;
+    do {
+        found = (mounts_on_path){.path = text, .foreign = SIZE_MAX};
+        if (afl_read_lines(sys, "/proc/self/mountinfo", path_line, &found) != 0)
+            return 0;
+    } while (look && turns-- > 0 && straighten(sys, text, &done, found.foreign));
+    return found.dev;
 }

@@ -28,10 +28,17 @@ bool afl_identify_parent(const afl_sys *sys, const char *path, bool cached, bool
  * not NULL, becomes "major:minor" of it as the kernel prints it, or "". */
 afl_class afl_classify_mount(const afl_sys *sys, uint64_t mount, char device[32]);
 
+/* The device that the absolute `path` seems to be on, as in afl_identity.dev, from /proc/self/mountinfo; 0: that cannot
+ * be read. look: symbolic links are followed, as far as they are on local file systems, and no other file system is
+ * asked anything. Otherwise none is, and the path is taken as it is written. Good for a guess only. */
+uint64_t afl_guess_device(const afl_sys *sys, const char *path, bool look);
+
 /* Reads a file of /proc line by line. `line` returns false to stop. 0 or errno. */
 int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text, void *user), void *user);
 
-/* Opens, repeating after EINTR. */
+/* These repeat after EINTR: some file systems let themselves be interrupted by a program's signals in all of them. */
 int afl_open(const afl_sys *sys, const char *path, int flags, mode_t mode);
+int afl_stat(const afl_sys *sys, const char *path, struct stat *st, bool follow);
+int afl_fstat(const afl_sys *sys, int fd, struct stat *st);
 
 #endif

@@ -5,19 +5,44 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/futex.h>
-#include <linux/openat2.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
-#include <time.h>
 #include <unistd.h>
 
-#ifndef RESOLVE_CACHED
-#define RESOLVE_CACHED 0x20
+/* What the kernel takes and gives, in its own words, because not every C library has them (musl), nor are the kernel's
+ * headers everywhere. */
+enum {
+    WAIT_PRIVATE = 128, /* FUTEX_WAIT, FUTEX_WAKE of this process alone */
+    WAKE_PRIVATE = 129,
+    RESOLVE_ONLY_CACHED = 0x20,
+    ASK_INO = 0x100, /* statx */
+    ASK_MOUNT = 0x1000,
+    DONT_SYNC = 0x4000
+};
+
+typedef struct open_request {
+    uint64_t flags, mode, resolve;
+} open_request;
+
+typedef struct file_facts { /* struct statx */
+    uint32_t mask, unused_until_ino[7];
+    uint64_t ino, unused_until_dev[12];
+    uint32_t dev_major, dev_minor;
+    uint64_t mount, unused[13];
+} file_facts;
+_Static_assert(sizeof(file_facts) == 256, "the kernel fills in 256 bytes");
+
+typedef struct duration {
+    int64_t seconds, nanoseconds;
+} duration;
+
+#ifdef SYS_futex_time64 /* 32 bit: the older call takes another duration */
+#define SYS_FUTEX SYS_futex_time64
+#else
+#define SYS_FUTEX SYS_futex
 #endif
 
 static int sys_open(const char *path, int flags, mode_t mode)
@@ -27,10 +52,7 @@ static int sys_open(const char *path, int flags, mode_t mode)
 
 static int sys_open_cached(const char *path, int flags)
 {
-    struct open_how how;
-    memset(&how, 0, sizeof how);
-    how.flags = (uint64_t)(unsigned)flags;
-    how.resolve = RESOLVE_CACHED;
+    open_request how = {.flags = (uint64_t)(unsigned)flags, .resolve = RESOLVE_ONLY_CACHED};
     return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
 }
 
@@ -66,12 +88,12 @@ static int sys_stat(const char *path, struct stat *st, bool follow)
 
 static int sys_identify(int fd, afl_identity *id)
 {
-    struct statx sx;
-    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO | STATX_MNT_ID, &sx) != 0)
+    file_facts facts;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | DONT_SYNC, ASK_INO | ASK_MOUNT, &facts) != 0)
         return -1;
-    id->dev = (uint64_t)sx.stx_dev_major << 32 | sx.stx_dev_minor;
-    id->ino = sx.stx_ino;
-    id->mount = sx.stx_mask & STATX_MNT_ID ? sx.stx_mnt_id : 0;
+    id->dev = (uint64_t)facts.dev_major << 32 | facts.dev_minor;
+    id->ino = facts.ino;
+    id->mount = facts.mask & ASK_MOUNT ? facts.mount : 0;
     return 0;
 }
 
@@ -105,13 +127,13 @@ static void sys_guard_unmap(uint32_t *guard)
 
 static void sys_wait(uint32_t *word, uint32_t expected, uint64_t timeout)
 {
-    struct timespec ts = {.tv_sec = (time_t)(timeout / 1000000000u), .tv_nsec = (long)(timeout % 1000000000u)};
-    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, &ts, NULL, 0);
+    duration d = {.seconds = (int64_t)(timeout / AFLOCK_SECOND), .nanoseconds = (int64_t)(timeout % AFLOCK_SECOND)};
+    syscall(SYS_FUTEX, word, WAIT_PRIVATE, expected, &d, NULL, 0);
 }
 
 static void sys_wake(uint32_t *word)
 {
-    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    syscall(SYS_FUTEX, word, WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 static void sys_yield(void)
@@ -133,6 +155,7 @@ const afl_sys afl_sys_linux = {
     .ftruncate = ftruncate,
     .mkdir = mkdir,
     .read = read,
+    .readlink = readlink,
     .getcwd = getcwd,
     .descriptor_flags = sys_descriptor_flags,
     .guard_map = sys_guard_map,

@@ -31,6 +31,7 @@ typedef struct afl_sys {
     int (*ftruncate)(int fd, off_t length);
     int (*mkdir)(const char *path, mode_t mode);
     ssize_t (*read)(int fd, void *buffer, size_t size);
+    ssize_t (*readlink)(const char *path, char *target, size_t size);
     char *(*getcwd)(char *buffer, size_t size);
     int (*descriptor_flags)(int fd); /* F_GETFD: is it open? */
 

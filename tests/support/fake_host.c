@@ -12,6 +12,8 @@
 
 enum { WATCHDOG_S = 20 };
 
+char fake_context[256];
+
 /* ------------------------------------------------------------------------------------------------------- the loop */
 
 static uint64_t loop_now(void *self)
@@ -52,7 +54,7 @@ static void loop_keep_alive(void *self, int on)
 static int loop_watch(void *self, aflock_watch *w)
 {
     fake_host *h = self;
-    ck_assert(h->watch == NULL || h->watch == w);
+    fake_require(h->watch == NULL || h->watch == w);
     h->watch = w;
     return 0;
 }
@@ -60,7 +62,7 @@ static int loop_watch(void *self, aflock_watch *w)
 static void loop_unwatch(void *self, aflock_watch *w)
 {
     fake_host *h = self;
-    ck_assert_ptr_eq(h->watch, w);
+    fake_require(h->watch == w);
     h->watch = NULL;
 }
 
@@ -159,8 +161,8 @@ static int notifier_add(void *self, aflock_notify *n)
     fake_host *h = self;
     if (h->refuse_add)
         return AFLOCK_EMFILE;
-    ck_assert_uint_lt(h->listening_count, FAKE_NOTIFIES);
-    ck_assert_int_ge(fcntl(n->fd, F_GETFD), 0);
+    fake_require(h->listening_count < FAKE_NOTIFIES);
+    fake_require(fcntl(n->fd, F_GETFD) >= 0);
     h->listening[h->listening_count++] = n;
     h->adds++;
     return 0;
@@ -172,7 +174,7 @@ static void notifier_del(void *self, aflock_notify *n)
     size_t i = 0;
     while (i < h->listening_count && h->listening[i] != n)
         i++;
-    ck_assert_uint_lt(i, h->listening_count);
+    fake_require(i < h->listening_count);
     h->listening[i] = h->listening[--h->listening_count];
     h->dels++;
 }
@@ -220,9 +222,9 @@ aflock_ctx *fake_start(fake_host *h, unsigned width, bool notifier, const aflock
     h->host = (aflock_host){sizeof h->host, &h->loop, &h->executor, notifier ? &h->notifier : NULL};
     if (aflock_ctx_new(&h->ctx, &h->host, options) != 0)
         return NULL;
-    fake_sys_use(h->ctx);
+    seam_install(h->ctx);
     latest = h;
-    fake_sys_waits = wait_virtually;
+    seam_waits = wait_virtually;
     return h->ctx;
 }
 
@@ -332,11 +334,10 @@ int fake_free(fake_host *h, uint64_t grace)
     h->turning = true;
     int unreleased = aflock_ctx_free(h->ctx, grace);
     h->turning = false;
-    ck_assert_int_eq(h->closed, 1);
-    ck_assert_int_eq(h->closed_forked, 0);
-    ck_assert_int_eq(h->executor_closed, 1);
-    ck_assert_int_eq(h->notifier_closed, h->host.notifier != NULL);
-    ck_assert_uint_eq(h->listening_count, 0);
+    fake_require(h->closed == 1 && h->closed_forked == 0);
+    fake_require(h->executor_closed == 1);
+    fake_require(h->notifier_closed == (h->host.notifier != NULL));
+    fake_require(h->listening_count == 0);
     h->ctx = NULL;
     return unreleased;
 }
@@ -435,14 +436,14 @@ static void remove_directory(void)
     nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
-int fake_main(const char *name, const TTest *const tests[])
+int fake_main_each(const char *name, const TTest *const tests[], int count, double seconds)
 {
     Suite *suite = suite_create(name);
     for (; *tests; tests++) {
         TCase *tcase = tcase_create((*tests)->name);
         tcase_add_unchecked_fixture(tcase, make_directory, remove_directory); /* also after a test that failed */
-        tcase_set_timeout(tcase, WATCHDOG_S);
-        tcase_add_test(tcase, *tests);
+        tcase_set_timeout(tcase, seconds);
+        tcase_add_loop_test(tcase, *tests, 0, count);
         suite_add_tcase(suite, tcase);
     }
     SRunner *runner = srunner_create(suite);
@@ -450,4 +451,9 @@ int fake_main(const char *name, const TTest *const tests[])
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+int fake_main(const char *name, const TTest *const tests[])
+{
+    return fake_main_each(name, tests, 1, WATCHDOG_S);
 }

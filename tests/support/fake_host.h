@@ -9,7 +9,8 @@
 #ifndef FAKE_HOST_H
 #define FAKE_HOST_H
 
-#include "support/fake_sys.h"
+#include "runtime/runtime.h"
+#include "support/seam.h"
 
 #include <aflock/host.h>
 #include <check.h>
@@ -64,7 +65,7 @@ typedef struct fake_host {
     int notifier_closed;
 } fake_host;
 
-/* Makes the tables, without a notifier unless asked, and a context on them that uses fake_sys.h. options NULL:
+/* Makes the tables, without a notifier unless asked, and a context on them that uses seam.h. options NULL:
  * defaults. The clock of the latest host also goes on when aflock_ctx_free waits. */
 aflock_ctx *fake_start(fake_host *h, unsigned width, bool notifier, const aflock_ctx_options *options);
 
@@ -82,12 +83,15 @@ size_t fake_jobs_in(const fake_host *h, aflock_lane lane);
 
 /* ---------------------------------------------------------------------------------------------------- the answers */
 
-/* An assertion for what runs often: those of libcheck write to a file each time. */
-#define fake_require(condition)                  \
-    do {                                         \
-        if (!(condition))                        \
-            ck_abort_msg("not: %s", #condition); \
+/* An assertion for what runs often: those of libcheck write to a file each time. It also tells what the test says that
+ * it is doing. */
+#define fake_require(condition)                                   \
+    do {                                                          \
+        if (!(condition))                                         \
+            ck_abort_msg("not: %s %s", #condition, fake_context); \
     } while (0)
+
+extern char fake_context[256];
 
 /* What a request is answered; the `user` of fake_answered, of which `then`, if not NULL, runs in the callback. */
 typedef struct fake_answer {
@@ -132,7 +136,9 @@ unsigned fake_descriptors(void); /* open ones of this process */
 /* Opens a lock on fake_path(name). */
 aflock *fake_open_lock(fake_host *h, const char *name, aflock_io io);
 
-/* Runs the tests (NULL ends the list), each in a process and with an empty directory of its own. The value of main. */
+/* Runs the tests (NULL ends the list), each in a process and with an empty directory of its own. The value of main.
+ * The second form runs each test for _i from 0 to count - 1, and allows it so many seconds. */
 int fake_main(const char *name, const TTest *const tests[]);
+int fake_main_each(const char *name, const TTest *const tests[], int count, double seconds);
 
 #endif

@@ -16,7 +16,7 @@ static driver_request *request_of(afl_request *r)
     return (driver_request *)(void *)r;
 }
 
-static const char *status_name(int status)
+const char *driver_status_name(int status)
 {
     switch (status) {
 #define DRIVER_STATUS(name, number, message) \
@@ -27,6 +27,16 @@ static const char *status_name(int status)
     default:
         return "unknown";
     }
+}
+
+void (*driver_explanation)(void);
+
+void driver_explain(void)
+{
+    void (*explanation)(void) = driver_explanation;
+    driver_explanation = NULL; /* it may fail itself */
+    if (explanation)
+        explanation();
 }
 
 /* --------------------------------------------------------------------------------------------------- the beginning */
@@ -147,21 +157,26 @@ static void note(driver *d, const char *format, ...)
     must(d->length < DRIVER_TEXT - 64);
 }
 
-static void note_action(driver *d, const afl_action *a)
+const char *driver_op_name(afl_op op)
 {
     static const char *const NAMES[] = {
         [AFL_OP_NONE] = "none",       [AFL_OP_TRY] = "try",         [AFL_OP_ADOPT] = "adopt",
         [AFL_OP_BEAT] = "beat",       [AFL_OP_RELEASE] = "release", [AFL_OP_WITHDRAW] = "withdraw",
         [AFL_OP_UNWATCH] = "unwatch", [AFL_OP_WATCH] = "watch",
     };
+    return NAMES[op];
+}
+
+static void note_action(driver *d, const afl_action *a)
+{
     bool named = a->op == AFL_OP_TRY || a->op == AFL_OP_ADOPT;
     must((a->request != NULL) == named);
-    note(d, "%s%s%s %s%s%s", NAMES[a->op], a->verify ? "+verify" : "", a->convert ? "+convert" : "", path_name(a->path),
-         named ? " " : "", named ? request_of(a->request)->name : "");
+    note(d, "%s%s%s %s%s%s", driver_op_name(a->op), a->verify ? "+verify" : "", a->convert ? "+convert" : "",
+         path_name(a->path), named ? " " : "", named ? request_of(a->request)->name : "");
 }
 
 /* What must hold when an operation starts, whatever the script. */
-static void check_action(const afl_action *a)
+void driver_check_action(const afl_action *a)
 {
     const afl_path *p = a->path;
     const afl_request *r = a->request;
@@ -195,7 +210,7 @@ void driver_collect_actions(driver *d)
     afl_action a;
     while (afl_machine_next(&d->machine, d->now, &a)) {
         note_action(d, &a);
-        check_action(&a);
+        driver_check_action(&a);
         if (a.op == AFL_OP_TRY)
             ((driver_path *)(void *)a.path)->tried_need = a.request->need;
         bool in_flight = a.op != AFL_OP_WATCH && a.op != AFL_OP_UNWATCH;
@@ -231,7 +246,7 @@ void driver_collect_answers(driver *d)
         const char *what = r->state == AFL_GRANTED    ? "held"
                            : r->state == AFL_REHELD   ? "reheld"
                            : r->state == AFL_RELEASED ? "released"
-                                                      : status_name(r->status);
+                                                      : driver_status_name(r->status);
         check_answer(d, r);
         note(d, "%s %s", request_of(r)->name, what);
         request_of(r)->owed = 0;
@@ -309,7 +324,7 @@ static bool compatible(const afl_request *a, const afl_request *b)
 }
 
 /* Returns the number of holders. */
-static size_t check_path(const driver *d, const afl_path *p)
+static size_t check_path(const afl_machine *m, const afl_path *p)
 {
     size_t holders = 0, waiting = 0;
     for (const afl_request *h = p->holders; h; h = h->next, holders++) {
@@ -336,30 +351,37 @@ static size_t check_path(const driver *d, const afl_path *p)
         must(!p->head || armed || p->holders || p->watching);
         must(!p->releaser || armed);
     }
-    must(waiting <= d->machine.waiting);
+    must(waiting <= m->waiting);
     return holders;
+}
+
+void driver_check_machine(const afl_machine *m, const afl_path *const *paths, size_t count)
+{
+    uint64_t waiting = 0, holding = 0, releasing = 0, undelivered = 0, owned = 0;
+    for (size_t i = 0; i < count; i++) {
+        holding += check_path(m, paths[i]);
+        waiting += paths[i]->waiting;
+        releasing += paths[i]->counted;
+    }
+    for (const afl_request *r = m->done; r; r = r->done_next)
+        undelivered++;
+    for (size_t i = 0; i < m->owner_buckets; i++) {
+        for (const afl_request *r = m->owners[i]; r; r = r->owner_next, owned++)
+            must(r->owner && r->state != AFL_IDLE && r->state != AFL_ANSWERED && r->state != AFL_RELEASED);
+    }
+    must(m->waiting == waiting);
+    must(m->holding == holding);
+    must(m->releasing == releasing);
+    must(m->undelivered == undelivered);
+    must(m->owned == owned);
 }
 
 void driver_check(const driver *d)
 {
-    uint64_t waiting = 0, holding = 0, releasing = 0, undelivered = 0, owned = 0;
-    for (size_t i = 0; i < d->path_count; i++) {
-        const afl_path *p = &d->paths[i].path;
-        holding += check_path(d, p);
-        waiting += p->waiting;
-        releasing += p->counted;
-    }
-    for (const afl_request *r = d->machine.done; r; r = r->done_next)
-        undelivered++;
-    for (size_t i = 0; i < d->machine.owner_buckets; i++) {
-        for (const afl_request *r = d->machine.owners[i]; r; r = r->owner_next, owned++)
-            must(r->owner && r->state != AFL_IDLE && r->state != AFL_ANSWERED && r->state != AFL_RELEASED);
-    }
-    must(d->machine.waiting == waiting);
-    must(d->machine.holding == holding);
-    must(d->machine.releasing == releasing);
-    must(d->machine.undelivered == undelivered);
-    must(d->machine.owned == owned);
+    const afl_path *paths[DRIVER_PATHS];
+    for (size_t i = 0; i < d->path_count; i++)
+        paths[i] = &d->paths[i].path;
+    driver_check_machine(&d->machine, paths, d->path_count);
 }
 
 void driver_finish(driver *d)

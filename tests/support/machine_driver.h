@@ -31,9 +31,15 @@ enum { DRIVER_PATHS = 24, DRIVER_REQUESTS = 128, DRIVER_TEXT = 8192 };
 /* libcheck notes each assertion in a file; those that are made after every step are cheap unless they fail. */
 #define must(condition)                     \
     do {                                    \
-        if (!(condition))                   \
+        if (!(condition)) {                 \
+            driver_explain();               \
             ck_abort_msg("%s", #condition); \
+        }                                   \
     } while (0)
+
+/* Called before such an assertion ends the test, if set: says how it came to that. */
+extern void (*driver_explanation)(void);
+void driver_explain(void);
 
 typedef struct driver_path {
     afl_path path; /* first: the machine's pointers lead here */
@@ -112,6 +118,12 @@ void driver_serve(driver *d);
 
 /* The machine's counters and lists agree with each other, and nobody holds who must not. */
 void driver_check(const driver *d);
+
+/* The same for tests that have their own world: a machine and its paths; an operation that starts. */
+void driver_check_machine(const afl_machine *m, const afl_path *const *paths, size_t count);
+void driver_check_action(const afl_action *a);
+const char *driver_op_name(afl_op op);
+const char *driver_status_name(int status);
 
 /* Everybody is gone and nothing is left. */
 void driver_finish(driver *d);

@@ -55,6 +55,7 @@ void scene_make_context(void)
     descriptors_before = scene_descriptors();
     ck_assert_int_eq(aflock_epoll_new(&scene, &e), 0);
     seam_install(scene);
+    seam_reset();
 }
 
 void scene_free_context(void)

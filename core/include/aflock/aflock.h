@@ -233,7 +233,10 @@ typedef void (*aflock_drained)(aflock_ctx *ctx, void *user);
 AFLOCK_API int aflock_ctx_drain(aflock_ctx *ctx, aflock_drained callback, void *user);
 
 /* In a forked child: closes the inherited descriptors and frees the memory, without unlocking or changing anything
- * that the parent shares. No callback runs. AFLOCK_EINVAL in the process that made the context. */
+ * that the parent shares. No callback runs. A child that was forked in a callback must not return from it afterwards.
+ * AFLOCK_EINVAL in the process that made the context. AFLOCK_ETHREAD unless it was the context's own thread that
+ * forked: another one may have caught it in the middle of a call; such a child executes a program, or leaves, or keeps
+ * what it inherited. */
 AFLOCK_API int aflock_ctx_abandon(aflock_ctx *ctx);
 
 /* Calls `each` for every holder, then every waiter in queue order, path by path; from inside the call. Return
@@ -334,7 +337,9 @@ AFLOCK_API int aflock_acquire(aflock *lock, const aflock_acquire_options *option
 AFLOCK_API int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *req, aflock_result *result);
 
 /* Cancels a waiting request. 0: its callback will say AFLOCK_ECANCELED (or another failure), never "acquired", even
- * if the lock had just been won. AFLOCK_EHELD: it was delivered, release it. AFLOCK_ESTALE. [loop's thread] */
+ * if the lock had just been won. An attempt that is under way goes on without it and does not keep the loop alive: what
+ * it wins late is given back in the next turn or by aflock_ctx_free. AFLOCK_EHELD: it was delivered, release it.
+ * AFLOCK_ESTALE. [loop's thread] */
 AFLOCK_API int aflock_cancel(aflock *lock, aflock_req req);
 
 /* Ends a hold. From this call on the caller must not use the descriptor. Re-entrant holds count: the file is given up

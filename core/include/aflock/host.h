@@ -3,7 +3,7 @@
  * A host is three tables: the loop, an executor for calls that may block, and (optionally) a notifier for changes of
  * files. The library calls the tables; the host calls the aflock_host_* and aflock_job_* functions below. Most
  * adapters fill the tables with the kit (aflock/kit.h), which puts timer, wake-up, watches and thread pool behind one
- * pollable descriptor, and add only `defer` and `keep_alive`. examples/poll_loop.c implements the loop table by hand.
+ * pollable descriptor, and add only `defer` and `keep_alive`. examples/poll_loop implements the loop table by hand.
  *
  * Threads: [L] the loop's thread, the one that called aflock_ctx_new   [W] a worker   [S] any thread, signal handlers
  * The library never calls a table from inside a table's own function.

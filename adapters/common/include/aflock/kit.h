@@ -60,7 +60,8 @@ AFLOCK_API void *aflock_kit_adapter(const aflock_kit *kit); /* the `adapter` of 
 
 AFLOCK_API int aflock_kit_fd(const aflock_kit *kit); /* watch it for reading; borrowed */
 
-/* Reports what is ready to `ctx` and runs its turn; never blocks. Spurious calls are harmless. [loop's thread] */
+/* Reports what is ready to `ctx` and runs its turn; never blocks. Spurious calls are harmless, calls in a forked child
+ * do nothing. [loop's thread] */
 AFLOCK_API void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx);
 
 #ifdef __cplusplus

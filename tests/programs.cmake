@@ -1,0 +1,75 @@
+# The tests of the code's structure and of whole programs: they need no libcheck, so they run with every C library.
+
+# ------------------------------------------------------------------------------------------------------ the structure
+
+# The machine's objects as they are shipped; where this build has others, the test compiles its own.
+if(AFLOCK_INSTRUMENT OR NOT CMAKE_BUILD_TYPE STREQUAL "Release")
+    get_target_property(machine aflock-machine SOURCES)
+    list(TRANSFORM machine PREPEND "${PROJECT_SOURCE_DIR}/core/")
+else()
+    set(machine $<TARGET_OBJECTS:aflock-machine>)
+endif()
+aflock_add_test(purity
+    COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/purity" "${CMAKE_C_COMPILER}" "${PROJECT_SOURCE_DIR}/core" ${machine}
+)
+aflock_add_test(layers COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/layers" "${PROJECT_SOURCE_DIR}")
+
+if(NOT AFLOCK_INSTRUMENT)
+    aflock_add_test(readme COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/readme" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}"
+        "${CMAKE_C_COMPILER}"
+    )
+    if(AFLOCK_BUILD_SHARED)
+        aflock_add_test(package TIMEOUT 180
+            COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/package/run" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}"
+            "${CMAKE_C_COMPILER}" "${CMAKE_GENERATOR}"
+        )
+        aflock_add_test(symbols COMMAND "${PROJECT_SOURCE_DIR}/scripts/symbols"
+            $<TARGET_FILE:aflock> $<TARGET_FILE:aflock-kit> $<TARGET_FILE:aflock-epoll>
+        )
+    endif()
+endif()
+
+if(CMAKE_BUILD_TYPE STREQUAL "Release" AND CMAKE_EXPORT_COMPILE_COMMANDS AND CMAKE_C_COMPILER_ID STREQUAL "GNU")
+    set(across_files OFF)
+    if(CMAKE_INTERPROCEDURAL_OPTIMIZATION)
+        set(across_files ON)
+    endif()
+    aflock_add_test(optimised COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/optimised" "${PROJECT_BINARY_DIR}" ${across_files}
+        $<TARGET_OBJECTS:aflock-machine>
+    )
+endif()
+
+# ---------------------------------------------------------------------------------------------------- other programs
+
+aflock_program(interop-peer SOURCES interop/peer.c LIBRARIES aflock::epoll-static)
+add_executable(interop-ofdlock command/ofdlock.c) # nothing of ours, not even the settings
+aflock_add_test(interop COMMAND /usr/bin/python3 "${CMAKE_CURRENT_SOURCE_DIR}/interop/run"
+    $<TARGET_FILE:interop-peer> $<TARGET_FILE:interop-ofdlock>
+)
+
+# ----------------------------------------------------------------------------------------------------- the command
+
+if(AFLOCK_INSTRUMENT STREQUAL "coverage")
+    target_sources(aflock-command PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/support/flush_coverage.c")
+    target_link_options(aflock-command PRIVATE LINKER:--wrap=_exit,--wrap=raise)
+endif()
+set(command_test /usr/bin/python3 "${CMAKE_CURRENT_SOURCE_DIR}/command/run")
+set(form "")
+if(CMAKE_EXE_LINKER_FLAGS MATCHES "-static")
+    set(form --static)
+endif()
+aflock_add_test(command TIMEOUT 120 COMMAND ${command_test} $<TARGET_FILE:aflock-command> ${form})
+if(NOT AFLOCK_INSTRUMENT)
+    # What is expected of both is indeed what flock(1) does.
+    aflock_add_test(command_expectations TIMEOUT 120 COMMAND ${command_test} /usr/bin/flock)
+endif()
+aflock_add_test(manual COMMAND mandoc -T lint -W warning "${PROJECT_SOURCE_DIR}/tools/aflock/aflock.1")
+
+# ------------------------------------------------------------------------------------------- the demo and the examples
+
+aflock_add_test(demo COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/demo" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
+aflock_add_test(poll_loop COMMAND poll_loop)
+
+# ------------------------------------------------------------------------------------------------------------ real NFS
+
+add_subdirectory(nfs)
