@@ -20,16 +20,17 @@ static const struct {
     {"handoff", row_handoff, "from holder to waiter inside a process"},
     {"pool", row_pool, "round trips through the thread pool against libuv's"},
     {"waiters", row_waiters, "10,000 waiters on one path: memory, system calls, processor"},
+    {"stall", row_stall, "a loop while every file-system call takes 200 ms, against one without locks"},
     {"processes", row_processes, "from holder to waiter between processes against a blocked flock"},
 };
 enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MAX_FILES = 64 };
 
-static char directory[200];
+char bench_directory[200];
 
 const char *bench_file(unsigned number)
 {
     static char path[256];
-    snprintf(path, sizeof path, "%s/%u.lock", directory, number);
+    snprintf(path, sizeof path, "%s/%u.lock", bench_directory, number);
     return path;
 }
 
@@ -37,16 +38,16 @@ static void make_directory(const char *where)
 {
     if (!where)
         where = getenv("TMPDIR");
-    int length = snprintf(directory, sizeof directory, "%s/aflock-bench.XXXXXX", where ? where : "/tmp");
-    bench_check_errno(length < (int)sizeof directory, "the directory's name is too long");
-    bench_check_errno(mkdtemp(directory) != NULL, directory);
+    int length = snprintf(bench_directory, sizeof bench_directory, "%s/aflock-bench.XXXXXX", where ? where : "/tmp");
+    bench_check_errno(length < (int)sizeof bench_directory, "the directory's name is too long");
+    bench_check_errno(mkdtemp(bench_directory) != NULL, bench_directory);
 }
 
 static void remove_directory(void)
 {
     for (unsigned i = 0; i < MAX_FILES; i++)
         unlink(bench_file(i));
-    rmdir(directory);
+    rmdir(bench_directory);
 }
 
 static void fail(const char *what, const char *why)

@@ -8,6 +8,7 @@
  *   report.c     the table and the JSON file            trap.c      counting system calls and allocations
  *   cycle.c      acquire and release, uncontended       handoff.c   from holder to waiter, inside and between processes
  *   pool.c       round trips through the thread pool    waiters.c   many waiters on one path
+ *   stall.c      a loop while the file system stalls
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -27,11 +28,12 @@ typedef struct bench_line {
     const char *against; /* what theirs does; NULL: there is no other side */
     const char *unit;    /* of ours and theirs: "ns", "us", ... */
     double ours, theirs; /* medians of the blocks */
-    double bar;          /* at most: of ours / theirs; of ours if there is no other side */
+    double bar;          /* at most: of ours / theirs, or ours - theirs; of ours if there is no other side */
     bool judged;         /* false: reported only */
-    double spread;       /* of the control: its largest distance from 1 */
+    bool difference;     /* ours - theirs is what is compared, not ours / theirs */
+    double spread;       /* of the control: its largest distance from 1, or from 0 */
     size_t blocks;
-    double ratio[MAX_BLOCKS]; /* of the blocks; of ours alone if there is no other side */
+    double ratio[MAX_BLOCKS]; /* or difference, of the blocks; of ours alone if there is no other side */
     double control[MAX_BLOCKS];
 } bench_line;
 
@@ -91,6 +93,7 @@ void bench_trap_end(void);
 
 /* ------------------------------------------------------------------------------------------------------- files */
 
+extern char bench_directory[200];
 const char *bench_file(unsigned number);        /* a path in the bench's own directory; overwritten by the next call */
 void bench_check(int status, const char *what); /* ends the program with a message if status is not 0 */
 void bench_check_errno(bool good, const char *what);
@@ -105,5 +108,6 @@ void row_handoff(void);
 void row_pool(void);
 void row_waiters(void);
 void row_processes(void);
+void row_stall(void);
 
 #endif

@@ -83,7 +83,9 @@ static void print_line(const bench_line *line)
         printf(" %7.4g", line->bar);
     else
         printf(" %7s", "-");
-    if (line->against)
+    if (line->against && line->difference)
+        printf(" %7.3f", line->spread);
+    else if (line->against)
         printf(" %6.1f%%", line->spread * 100);
     else
         printf(" %7s", "");
@@ -120,9 +122,9 @@ static void add_line(cJSON *rows, const bench_line *line)
     if (line->against) {
         cJSON_AddStringToObject(row, "against", line->against);
         cJSON_AddNumberToObject(row, "theirs", line->theirs);
-        cJSON_AddNumberToObject(row, "ratio", ratio_of(line));
+        cJSON_AddNumberToObject(row, line->difference ? "difference" : "ratio", ratio_of(line));
         cJSON_AddNumberToObject(row, "control_spread", line->spread);
-        add_numbers(row, "block_ratios", line->ratio, line->blocks);
+        add_numbers(row, line->difference ? "block_differences" : "block_ratios", line->ratio, line->blocks);
         add_numbers(row, "block_controls", line->control, line->blocks);
     } else if (line->blocks) {
         add_numbers(row, "blocks", line->ratio, line->blocks);
