@@ -460,6 +460,32 @@ START_TEST(an_exclusive_hold_becomes_a_shared_one)
 }
 END_TEST
 
+/* While the kernel converts a lock nobody has it: long enough for somebody to replace the file. */
+START_TEST(replaced_during_a_conversion)
+{
+    aflock *lock = scene_open("lock", scene_io(_i));
+    aflock_acquire_options o = scene_options(0, 0);
+    o.mode = AFLOCK_SHARED;
+    answer a = {0};
+    aflock_req req = scene_hold(lock, NULL);
+    ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, &a, NULL), 0);
+    scene_expect(1);
+    recreate = true;
+    replacements = 1;
+    seam_before(SEAM_LOCK, replace_lock);
+    ck_assert_int_eq(scene_release(lock, req).result.status, 0);
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(replacements, 0);
+    ck_assert_int_eq(a.result.status, 0);
+    struct stat mine, there;
+    ck_assert_int_eq(fstat(a.result.fd, &mine), 0);
+    ck_assert_int_eq(stat("lock", &there), 0);
+    ck_assert(mine.st_ino == there.st_ino);
+    ck_assert(!scene_is_free("lock", LOCK_EX));
+    ck_assert_int_eq(scene_release(lock, a.result.req).result.status, 0);
+}
+END_TEST
+
 START_TEST(a_lost_conversion_is_contention)
 {
     aflock *lock = scene_open("lock", scene_io(_i));
@@ -550,6 +576,7 @@ int main(void)
         an_exclusive_hold_becomes_a_shared_one,
         a_lost_conversion_is_contention,
         a_failed_conversion_is_an_error,
+        replaced_during_a_conversion,
         a_failed_conversion_serves_no_other_reader,
         a_killed_holder_frees_the_file_for_a_waiter,
         NULL,

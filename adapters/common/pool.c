@@ -116,11 +116,16 @@ static void push(aflock_pool *pool, aflock_lane lane, struct node *node, aflock_
     pool->queued++;
 }
 
-static aflock_job *take(aflock_pool *pool)
+/* The next job, and what to do with it: after the end of the pool tries are only dropped. */
+static aflock_job *take(aflock_pool *pool, void (**what)(aflock_job *job))
 {
     struct queue *queue = &pool->queues[AFLOCK_LANE_RELEASE];
-    if (queue->first == NULL)
+    *what = aflock_job_run;
+    if (queue->first == NULL) {
         queue = &pool->queues[AFLOCK_LANE_TRY];
+        if (pool->closed)
+            *what = aflock_job_drop;
+    }
     struct node *node = queue->first;
     if (node == NULL)
         return NULL;
@@ -142,14 +147,14 @@ static unsigned target(const aflock_pool *pool)
 
 /* The next job, or NULL if this thread is to end: it is one too many since a stalled one came back, there is nothing
  * more to come, or nothing came for too long. */
-static aflock_job *next_job(aflock_pool *pool)
+static aflock_job *next_job(aflock_pool *pool, void (**what)(aflock_job *job))
 {
     uint64_t until = 0;
     int timed_out = 0;
     for (;;) {
-        if (pool->live > target(pool))
+        if (pool->live > target(pool) && !pool->closed)
             return NULL;
-        aflock_job *job = take(pool);
+        aflock_job *job = take(pool, what);
         if (job != NULL || pool->closed || timed_out)
             return job;
         if (until == 0)
@@ -163,7 +168,7 @@ static aflock_job *next_job(aflock_pool *pool)
     }
 }
 
-static void run(aflock_pool *pool, aflock_job *job)
+static void run(aflock_pool *pool, aflock_job *job, void (*what)(aflock_job *job))
 {
     struct worker self = {.prev = pool->last_busy};
     *(self.prev != NULL ? &self.prev->next : &pool->first_busy) = &self;
@@ -171,7 +176,7 @@ static void run(aflock_pool *pool, aflock_job *job)
     pool->busy++;
 
     pthread_mutex_unlock(&pool->mutex);
-    aflock_job_run(job);
+    what(job);
     pthread_mutex_lock(&pool->mutex);
 
     *(self.prev != NULL ? &self.prev->next : &pool->first_busy) = self.next;
@@ -185,10 +190,11 @@ static void *thread_main(void *argument)
 {
     aflock_pool *pool = argument;
     aflock_job *job;
+    void (*what)(aflock_job * job);
     pthread_setname_np(pthread_self(), "aflock");
     pthread_mutex_lock(&pool->mutex);
-    while ((job = next_job(pool)) != NULL)
-        run(pool, job);
+    while ((job = next_job(pool, &what)) != NULL)
+        run(pool, job, what);
     pool->live--;
     pthread_mutex_unlock(&pool->mutex);
     unref(pool);
@@ -291,16 +297,12 @@ static void pool_close(void *self, int forked)
         return;
     }
     pthread_mutex_lock(&pool->mutex);
-    struct node *dropped = pool->queues[AFLOCK_LANE_TRY].first;
-    pool->queues[AFLOCK_LANE_TRY].first = NULL;
-    for (struct node *node = dropped; node != NULL; node = node->next)
-        pool->queued--;
     pool->closed = 1;
+    /* All threads may hang for ever: what is queued gets one more. If that fails it waits for one that comes back. */
+    if (pool->queued > 0 && pool->live == pool->busy && pool->live < pool->options.max_threads)
+        start_thread(pool);
     pthread_cond_broadcast(&pool->work);
     pthread_mutex_unlock(&pool->mutex);
-
-    for (struct node *node = dropped; node != NULL; node = node->next)
-        aflock_job_drop(node->job);
     unref(pool);
 }
 

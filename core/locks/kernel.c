@@ -348,7 +348,7 @@ static void adopt(afl_work *w)
 {
     if (w->convert && !convert_to_shared(w))
         return;
-    if (w->verify && !still_named(w))
+    if ((w->verify || w->convert) && !still_named(w)) /* converting, the kernel lets go for a moment */
         afl_work_contended(w, AFL_GRIP_HELD);
     else if (atomic_load(&w->left) || serve_wishes(w))
         afl_work_won(w);

@@ -2,8 +2,9 @@
  * empty directory of its own. */
 #include "conformance.h"
 
+#include "support/folder.h"
+
 #include <check.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,22 +32,14 @@ static void note_failure(const char *file, int line, const char *what)
     _exit(EXIT_FAILURE);
 }
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
-{
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
 static void make_directory(void)
 {
-    const char *parent = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/aflock-conformance.XXXXXX", parent ? parent : "/tmp");
-    ck_assert_ptr_nonnull(mkdtemp(directory));
+    ck_assert(folder_make(directory, NULL));
 }
 
 static void remove_directory(void)
 {
-    nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    folder_remove(directory);
 }
 
 static void run_case(int number)

@@ -7,15 +7,16 @@
  */
 #include "fuzz/interface_model.h"
 
+#include "support/folder.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <string.h>
 #include <sys/file.h>
 #include <unistd.h>
 
-static char directory[PATH_MAX - 512];
+static char directory[PATH_MAX];
 
 /* Below the directory. The first are ordinary files, which are free at the end of each input. */
 enum { ORDINARY = 3 };
@@ -1007,25 +1008,17 @@ static void check_free(void)
     }
 }
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
-{
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
 static void remove_directory(void)
 {
-    nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    folder_remove(directory);
 }
 
 static void make_directory(void)
 {
-    const char *parent = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/aflock-fuzz.XXXXXX", parent ? parent : "/dev/shm");
-    fuzz_require(mkdtemp(directory));
+    fuzz_require(folder_make(directory, getenv("TMPDIR") ? NULL : "/dev/shm"));
     atexit(remove_directory);
     fuzz_require(mkdir(path_named(12), 0777) == 0 && mkfifo(path_named(9), 0666) == 0);
-    char link[PATH_MAX];
+    char link[PATH_MAX + 16];
     snprintf(link, sizeof link, "%s/link", directory);
     fuzz_require(symlink(".", link) == 0 && symlink("a", path_named(6)) == 0);
 }
@@ -1038,7 +1031,7 @@ static void clean_directory(void)
     for (unsigned i = 0; i < ORDINARY; i++)
         unlink(path_named(i));
     for (size_t i = 0; i < sizeof folders / sizeof folders[0]; i++) {
-        char path[PATH_MAX];
+        char path[PATH_MAX + 16];
         snprintf(path, sizeof path, "%s/%s", directory, folders[i]);
         rmdir(path);
     }

@@ -207,6 +207,7 @@ int stall_main(const char *name, double limit, const TTest *const once[], const 
     Suite *suite = suite_create(name);
     TCase *tcase = tcase_create(name);
     tcase_set_timeout(tcase, limit);
+    scene_folder(tcase);
     tcase_add_checked_fixture(tcase, stall_scene_begin, stall_scene_end);
     for (size_t i = 0; once && once[i]; i++)
         tcase_add_test(tcase, once[i]);

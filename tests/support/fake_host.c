@@ -1,8 +1,9 @@
 /* The host of fake_host.h. */
 #include "support/fake_host.h"
 
+#include "support/folder.h"
+
 #include <fcntl.h>
-#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -418,22 +419,14 @@ aflock *fake_open_lock(fake_host *h, const char *name, aflock_io io)
     return lock;
 }
 
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
-{
-    (void)st, (void)kind, (void)where;
-    return remove(path);
-}
-
 static void make_directory(void)
 {
-    const char *parent = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/aflock-test.XXXXXX", parent ? parent : "/tmp");
-    ck_assert_ptr_nonnull(mkdtemp(directory));
+    ck_assert(folder_make(directory, NULL));
 }
 
 static void remove_directory(void)
 {
-    nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    folder_remove(directory);
 }
 
 int fake_main_each(const char *name, const TTest *const tests[], int count, double seconds)

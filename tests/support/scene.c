@@ -1,10 +1,11 @@
 /* See scene.h. */
 #include "support/scene.h"
 
+#include "support/folder.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,7 @@ aflock_ctx *scene;
 char scene_directory[PATH_MAX];
 int scene_contended, scene_inline, scene_pooled, scene_logged;
 
+static char all_scenes[PATH_MAX]; /* what tests that crash leave is removed with it */
 static int descriptors_before;
 static int asked, answered;
 
@@ -70,23 +72,16 @@ void scene_free_context(void)
 
 void scene_begin(void)
 {
-    strcpy(scene_directory, "/tmp/aflock-test-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(scene_directory));
+    ck_assert(folder_make(scene_directory, all_scenes[0] ? all_scenes : NULL));
     ck_assert_int_eq(chdir(scene_directory), 0);
     scene_make_context();
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st, (void)type, (void)ftw;
-    return remove(path);
 }
 
 void scene_end(void)
 {
     scene_free_context();
     ck_assert_int_eq(chdir("/"), 0);
-    ck_assert_int_eq(nftw(scene_directory, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
+    ck_assert(folder_remove(scene_directory));
 }
 
 /* ------------------------------------------------------------------------------------------------------- the calls */
@@ -278,11 +273,28 @@ void scene_long_path(char *path, size_t length)
     path[length] = '\0';
 }
 
+static void make_folder(void)
+{
+    ck_assert(folder_make(all_scenes, NULL));
+    ck_assert_int_eq(chmod(all_scenes, 0755), 0); /* some tests give up root's rights */
+}
+
+static void remove_folder(void)
+{
+    folder_remove(all_scenes);
+}
+
+void scene_folder(TCase *tcase)
+{
+    tcase_add_unchecked_fixture(tcase, make_folder, remove_folder);
+}
+
 int scene_main(const char *name, const TTest *const once[], const TTest *const each[])
 {
     Suite *suite = suite_create(name);
     TCase *tcase = tcase_create(name);
     tcase_set_timeout(tcase, 6 * WATCHDOG);
+    scene_folder(tcase);
     tcase_add_checked_fixture(tcase, scene_begin, scene_end);
     for (size_t i = 0; once && once[i]; i++)
         tcase_add_test(tcase, once[i]);

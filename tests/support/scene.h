@@ -32,6 +32,9 @@ typedef struct answer {
 void scene_begin(void);
 void scene_end(void);
 
+/* A folder around all scenes of the case, so that nothing stays even if tests crash. */
+void scene_folder(TCase *tcase);
+
 /* The context alone; begin and end call them. */
 void scene_make_context(void);
 void scene_free_context(void);

@@ -75,9 +75,10 @@ typedef struct aflock_executor {
     unsigned width;                                               /* jobs that may run at once; at least 1 */
     int (*submit)(void *self, aflock_job *job, aflock_lane lane); /* [L] never blocks. 0: aflock_job_run or
                                                      aflock_job_drop will be called exactly once. May refuse */
-    void (*close)(void *self, int forked); /* [L] never joins. Queued jobs of the try lane are dropped, those of the
-                                                     release lane still run. forked: threads and their locks are not
-                                                     there any more: free memory only */
+    void (*close)(void *self, int forked); /* [L] never joins. Queued jobs of the try lane are dropped, better by a
+                                                     worker than here: that can give back a lock on a file system that
+                                                     hangs. Those of the release lane still run. forked: threads and
+                                                     their locks are not there any more: free memory only */
     void (*stalled)(void *self); /* [L] may be NULL: a job has been out for aflock_ctx_options.stall_after; a pool
                                                      replaces its thread so that `width` others can run */
 } aflock_executor;
