@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 static fake_host h;
-static fake_answer a, b, c;
+static fake_answer a, b, c, d, e;
 
 static void inspected(aflock *lock, const aflock_holder *holder, void *user)
 {
@@ -319,6 +319,11 @@ START_TEST(a_real_worker_that_hangs_stops_nobody)
     ck_assert_int_eq(aflock_epoll_new(&ctx, NULL), 0);
     seam_install(ctx);
     ck_assert_int_eq(aflock_open(&lock, ctx, fake_path("f"), &options), 0);
+    ck_assert_int_eq(fake_acquire(lock, NULL, &d, &req), 0); /* from now on it is known where the path leads */
+    run_for(ctx, &d);
+    ck_assert_int_eq(fake_release(lock, req, &e), 0);
+    run_for(ctx, &e);
+    seam_reset();
     seam_hang(SEAM_LOCK, "/f");
     aflock_acquire_options o = fake_options(30 * MS);
     uint64_t before = monotonic();

@@ -11,13 +11,13 @@
 
 #include <aflock/kit.h>
 
-#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-enum { LANES = 2, SLAB_NODES = 62 };
+/* A job has the text of some paths and a piece of a file of /proc on its stack, and may call the user's on_acquired. */
+enum { LANES = 2, SLAB_NODES = 62, STACK_LEAST = 64 * 1024 };
 
 struct node {
     struct node *next;
@@ -353,8 +353,8 @@ int aflock_pool_new(aflock_executor *out, const aflock_pool_options *given)
         return AFLOCK_EINVAL;
     if (options.threads == 0 || options.max_threads < options.threads)
         return AFLOCK_EINVAL;
-    if (options.stack_size < (size_t)PTHREAD_STACK_MIN)
-        options.stack_size = (size_t)PTHREAD_STACK_MIN;
+    if (options.stack_size < STACK_LEAST)
+        options.stack_size = STACK_LEAST;
 
     aflock_pool *pool = calloc(1, sizeof *pool);
     if (pool == NULL)

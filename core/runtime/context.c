@@ -451,7 +451,7 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
         return AFLOCK_EINVAL;
     if (ctx->thread != afl_thread())
         return AFLOCK_ETHREAD; /* at the fork its own thread may have been in the middle of anything */
-    afl_gate_forget_jobs(ctx->gate, ctx->admission.outstanding);
+    afl_gate_forget_jobs(ctx->gate);
     forget_fired_tokens(ctx->gate);
     for (afl_place *p = ctx->places; p; p = p->all_next) {
         p->notifying = false; /* the parent's */

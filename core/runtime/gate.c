@@ -26,11 +26,6 @@ afl_gate *afl_gate_new(const aflock_loop *loop, const afl_sys *sys)
     return g;
 }
 
-static void gate_ref(afl_gate *g)
-{
-    atomic_fetch_add_explicit(&g->refs, 1, memory_order_relaxed);
-}
-
 void afl_gate_unref(afl_gate *g)
 {
     if (atomic_fetch_sub(&g->refs, 1) != 1)
@@ -45,13 +40,10 @@ bool afl_gate_forked(const afl_gate *g)
     return g->guard ? *(volatile const uint32_t *)g->guard == 0 : g->sys->getpid() != g->pid;
 }
 
-/* In a child: `outstanding` jobs were sent, and the workers that would give their references back are not there. Those
- * in the list have done so. (One that is between the two at the fork leaves 64 bytes behind.) */
-void afl_gate_forget_jobs(afl_gate *g, size_t outstanding)
+void afl_gate_forget_jobs(afl_gate *g)
 {
-    for (const aflock_job *job = afl_gate_take_jobs(g); job && outstanding > 0; job = job->next)
-        outstanding--;
-    atomic_fetch_sub(&g->refs, (unsigned)outstanding);
+    afl_gate_take_jobs(g);
+    atomic_store(&g->refs, 1 + atomic_load(&g->token_refs));
 }
 
 static bool enter(afl_gate *g)
@@ -153,7 +145,8 @@ int aflock_token_new(aflock_token **out, aflock_ctx *ctx)
         return AFLOCK_ENOMEM;
     atomic_init(&t->refs, 1);
     t->gate = ctx->gate;
-    gate_ref(t->gate);
+    atomic_fetch_add(&t->gate->token_refs, 1);
+    atomic_fetch_add_explicit(&t->gate->refs, 1, memory_order_relaxed);
     *out = t;
     return 0;
 }
@@ -162,6 +155,7 @@ void afl_token_unref(aflock_token *t)
 {
     if (atomic_fetch_sub(&t->refs, 1) != 1)
         return;
+    atomic_fetch_sub(&t->gate->token_refs, 1);
     afl_gate_unref(t->gate);
     free(t);
 }

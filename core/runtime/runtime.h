@@ -37,9 +37,10 @@ enum { AFL_CALLBACKS_PER_TURN = 64 };
 /* The only part of a context that other threads touch; it outlives the context for as long as a job or token refers
  * to it. Posting goes through the gate, and closing it waits out whoever is inside. */
 struct afl_gate {
-    atomic_uint refs;
-    atomic_uint inside; /* posters inside; AFL_GATE_CLOSED */
-    atomic_uint posted; /* futex word: counts jobs that came back */
+    atomic_uint refs;       /* of the context, of tokens, of jobs that workers have */
+    atomic_uint token_refs; /* those of tokens */
+    atomic_uint inside;     /* posters inside; AFL_GATE_CLOSED */
+    atomic_uint posted;     /* futex word: counts jobs that came back */
     atomic_bool awaited;
     _Atomic(aflock_job *) jobs;
     _Atomic(aflock_token *) tokens;
@@ -60,10 +61,10 @@ struct aflock_token {
 afl_gate *afl_gate_new(const aflock_loop *loop, const afl_sys *sys);
 void afl_gate_unref(afl_gate *g);
 bool afl_gate_forked(const afl_gate *g);
-bool afl_gate_post(afl_gate *g, aflock_job *job);           /* [W] false: the context is gone */
-void afl_gate_forget_jobs(afl_gate *g, size_t outstanding); /* in a forked child */
-void afl_gate_close(afl_gate *g);                           /* no wake runs after the return */
-aflock_job *afl_gate_take_jobs(afl_gate *g);                /* in the order of posting */
+bool afl_gate_post(afl_gate *g, aflock_job *job); /* [W] false: the context is gone */
+void afl_gate_forget_jobs(afl_gate *g);      /* in a forked child: the workers and their references are not there */
+void afl_gate_close(afl_gate *g);            /* no wake runs after the return */
+aflock_job *afl_gate_take_jobs(afl_gate *g); /* in the order of posting */
 aflock_token *afl_gate_take_tokens(afl_gate *g);
 void afl_gate_wait(afl_gate *g, uint64_t timeout); /* until a job came back */
 void afl_token_unref(aflock_token *t);             /* any thread */

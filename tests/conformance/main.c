@@ -111,9 +111,22 @@ static int list(void)
     return EXIT_SUCCESS;
 }
 
+static bool is_known(const char *name)
+{
+    const conformance_case *c;
+    for (unsigned i = 0; (c = conformance_case_at(i)) != NULL; i++)
+        if (strcmp(c->name, name) == 0)
+            return true;
+    fprintf(stderr, "There is no case '%s'; --list has the names.\n", name);
+    return false;
+}
+
 static int run_suite(char *const *names, unsigned excluded)
 {
     unsigned run, not_run;
+    for (char *const *name = names; *name != NULL; name++)
+        if (!is_known(*name))
+            return 2;
     if (!conformance_review(HOST, &run, &not_run))
         return EXIT_FAILURE;
     failures = mmap(NULL, sizeof *failures, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);

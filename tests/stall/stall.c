@@ -114,6 +114,8 @@ stall *stall_mount(const char *point, const char *backing)
         fs->server = fork();
         if (fs->server == 0)
             serve(parent, point, backing, memory);
+        if (fs->server < 0)
+            perror("fork");
     }
     if (memory >= 0)
         close(memory);

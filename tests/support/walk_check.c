@@ -164,13 +164,14 @@ static void judge_answers(const walk_world *w)
 
 /* ------------------------------------------------------------------------------------------------------- the order */
 
-/* A failed release and a merge put the queue in order anew. */
+/* A failed release, a merge and a held file that was replaced put the queue in order anew. */
 static bool reorders(const walk_world *w, walk_move m)
 {
     bool reheld = false;
     for (size_t i = 0; i < w->count; i++)
         reheld = reheld || (after[i].state == AFL_REHELD && before[i].state != AFL_REHELD);
-    return reheld || m.kind == WALK_MERGED;
+    bool replaced = m.kind == WALK_FINISH && op_before[m.index] == AFL_OP_ADOPT && walk_now.files[m.index].stale;
+    return reheld || replaced || m.kind == WALK_MERGED;
 }
 
 static bool owner_holds(const walk_world *w, const afl_request *r)
@@ -217,14 +218,17 @@ static void judge_pair(const walk_world *w, size_t r, size_t other, walk_move m)
     must(behind);
 }
 
-/* Who waited longer, and still waits, was not overtaken but by those whose owner has the lock. After a merge, the file
- * may already have been prepared for one that is not the first any more. */
+/* Who waited longer, and still waits, was not overtaken but by those whose owner has the lock. One for whom the file is
+ * being prepared gets it, whoever came to stand in front of it meanwhile: by a merge, or because its owner held. */
 static void judge_grant(const walk_world *w, size_t g, walk_move m)
 {
-    if (walk_now.merged && before[g].adopted)
-        return;
+    must(!walk_now.files[after[g].path].stale || owner_holds(w, request(g)));
+    if (w->may & WALK_NO_HAND_ON)
+        must(owner_holds(w, request(g)) || walk_now.files[after[g].path].won_for == g + 1);
     for (size_t i = 0; i < w->count; i++) {
         if (i == g || !after[i].place || !before[i].place || after[i].path != after[g].path)
+            continue;
+        if (before[g].adopted && (walk_now.merged || request(i)->owner))
             continue;
         bool overtaken =
             before[g].place == 0 || (before[g].path == before[i].path && before[i].place < before[g].place);
@@ -262,7 +266,7 @@ static void judge_file(const afl_path *p, const walk_file *f)
         must(!p->holders);
         return;
     }
-    must(p->mode == f->mode);
+    must(p->mode == f->mode && p->stale == f->stale);
     must(f->mode == SHARED ? !f->writer : !f->writer && f->readers == 0); /* the world itself */
     for (const afl_request *h = p->holders; h; h = h->next) {
         must(h->mode == SHARED || f->mode == EXCLUSIVE);
@@ -292,6 +296,8 @@ static void judge_rest(const walk_world *w, const afl_path *p)
     must(!armed || p->timer.at > walk_now.now || w->may & WALK_LATE);
     if (!head)
         return;
+    if (p->grip == AFL_GRIP_PENDING && p->beat_interval && head->mode == EXCLUSIVE)
+        must(armed && p->timer.at <= walk_now.files[p - walk_now.paths].beaten + p->beat_interval);
     if (!p->holders) {
         uint64_t longest = 16 * WALK_UNIT; /* of all intervals that a retry may wait for */
         must(armed && (p->grip == AFL_GRIP_HELD || p->timer.at <= walk_now.now + longest));
@@ -420,11 +426,16 @@ void walk_judge_action(const afl_action *a)
     must(a->op != AFL_OP_UNWATCH || f->listening);
 }
 
-/* A wake-up makes the head try, unless somebody has or gets the file, or it is left to others. */
+/* A wake-up makes the head try, at once or after the attempt that runs, unless somebody has or gets the file, or it is
+ * left to others. */
 static void judge_hint(const walk_world *w, walk_move m)
 {
+    if (m.kind != WALK_HINT && m.kind != WALK_FINISH)
+        return;
     const afl_path *p = &walk_now.paths[m.index];
-    if (m.kind == WALK_HINT && !(w->may & WALK_LATE) && op_before[m.index] == AFL_OP_NONE && p->head && !p->holders)
+    bool now = m.kind == WALK_HINT && op_before[m.index] == AFL_OP_NONE;
+    bool then = m.kind == WALK_FINISH && op_before[m.index] == AFL_OP_TRY && walk_now.files[m.index].hinted;
+    if ((now || then) && !(w->may & WALK_LATE) && p->head && !p->holders)
         must(p->op != AFL_OP_NONE || walk_now.watch_asked || p->pause_until > walk_now.now ||
              p->release_at > walk_now.now);
 }

@@ -80,12 +80,13 @@ static void save(bytes *b)
     size_t head = b->length;
     uint16_t count = 0;
     b->length += sizeof count;
-    for (uint16_t i = 0; i < WORDS; i++) {
+    for (size_t i = 0; i < WORDS; i++) {
+        uint16_t place = (uint16_t)i;
         if (words[i] == first_words[i])
             continue;
-        memcpy(b->data + b->length, &i, sizeof i);
-        memcpy(b->data + b->length + sizeof i, &words[i], sizeof words[i]);
-        b->length += sizeof i + sizeof words[i];
+        memcpy(b->data + b->length, &place, sizeof place);
+        memcpy(b->data + b->length + sizeof place, &words[i], sizeof words[i]);
+        b->length += sizeof place + sizeof words[i];
         count++;
     }
     memcpy(b->data + head, &count, sizeof count);

@@ -98,8 +98,7 @@ static size_t adopt_outcomes(const walk_world *w, const afl_path *p, afl_outcome
     o[n++] = WON;
     if (!may(w, WALK_ADOPT_TROUBLE))
         return n;
-    if (p->verify)
-        o[n++] = STALE;
+    o[n++] = STALE;
     o[n++] = FAILED(AFL_GRIP_HELD);
     if (p->convert) {
         o[n++] = KEPT;
@@ -254,8 +253,10 @@ static void take_action(const afl_action *a)
         printf("  %s%s%s %c%s%c", driver_op_name(a->op), a->verify ? "+verify" : "", a->convert ? "+convert" : "",
                (char)('p' + i), a->request ? " " : "",
                a->request ? (char)('a' + (a->request - walk_now.requests)) : ' ');
-    if (a->op == AFL_OP_TRY)
+    if (a->op == AFL_OP_TRY && a->request) {
         f->tried_need = a->request->need;
+        f->hinted = false;
+    }
     if (a->op == AFL_OP_UNWATCH)
         f->listening = f->elsewhere = false;
     if (a->op == AFL_OP_WATCH)
@@ -280,12 +281,18 @@ static void finish(const walk_world *w, size_t i, unsigned variant)
     afl_outcome o[WALK_OUTCOMES];
     size_t n = walk_outcomes(w, p, o);
     must(variant < n);
-    if (p->op == AFL_OP_TRY && o[variant].answer == AFL_WON)
+    if (p->op == AFL_OP_TRY && o[variant].answer == AFL_WON) {
         f->mode = p->tried_mode;
+        f->won_for = (uint8_t)(p->op_for ? p->op_for - walk_now.requests + 1 : 0);
+    }
     if (p->op == AFL_OP_ADOPT && p->convert)
         f->mode = SHARED;
+    if (p->op == AFL_OP_TRY || (p->op == AFL_OP_ADOPT && o[variant].answer == AFL_CONTENDED))
+        f->stale = p->op == AFL_OP_ADOPT;
     f->grip = (uint8_t)o[variant].grip;
     f->held = f->grip == AFL_GRIP_HELD;
+    if (o[variant].answer == AFL_PENDING || p->op == AFL_OP_BEAT)
+        f->beaten = walk_now.now;
     if (p->op == AFL_OP_TRY)
         f->elsewhere = f->listening && (o[variant].renewed || o[variant].grip != AFL_GRIP_KEPT || f->elsewhere);
     afl_machine_done(&walk_now.machine, p, &o[variant], walk_now.now);
@@ -335,8 +342,11 @@ static void pass(const walk_world *w, bool tick)
     uint64_t next = afl_machine_deadline(&walk_now.machine), end = walk_now.now + WALK_UNIT;
     bool late = may(w, WALK_LATE);
     walk_now.now = tick && (late || next > end) ? end : next;
-    if (!late)
-        afl_machine_expire(&walk_now.machine, walk_now.now);
+    if (late)
+        return;
+    afl_machine_expire(&walk_now.machine, walk_now.now - 1);
+    must(afl_machine_deadline(&walk_now.machine) == next && !walk_now.machine.ready); /* never early */
+    afl_machine_expire(&walk_now.machine, walk_now.now);
 }
 
 static void watched(size_t i, bool yes)
@@ -398,6 +408,7 @@ static void perform(const walk_world *w, walk_move m)
         break;
     case WALK_HINT:
     case WALK_LOST:
+        walk_now.files[m.index].hinted = p->op == AFL_OP_TRY && p->head;
         afl_machine_hint(machine, p, m.kind == WALK_LOST, walk_now.now);
         break;
     case WALK_POLL:
@@ -657,7 +668,8 @@ size_t walk_key(const walk_world *w, bool exact, uint8_t *key)
 {
     enum { PART = 48 };
     uint8_t parts[WALK_REQUESTS][PART];
-    name n = {.bytes = key, .exact = exact};
+    name n = {.exact = exact};
+    n.bytes = key;
     for (size_t i = 0; i < w->count; i++) {
         memset(parts[i], 0, PART);
         name part = {.bytes = parts[i], .exact = exact};

@@ -89,7 +89,11 @@ typedef struct walk_file {
     uint8_t grip;              /* what is left of ours */
     uint8_t readers;           /* outside */
     bool listening, elsewhere; /* elsewhere: to a file that is not the one that is kept */
+    bool stale;                /* what we hold is not what the path names */
+    bool hinted;               /* during the attempt in flight */
+    uint8_t won_for;           /* request won_for - 1 */
     uint32_t tried_need;
+    uint64_t beaten; /* when the claim was last refreshed */
 } walk_file;
 
 typedef struct walk_state {

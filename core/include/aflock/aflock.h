@@ -32,8 +32,9 @@
  *   A thread that ends takes the use of its contexts with it: free them first.
  *
  * Structs with a size
- *   Always start from the init function, then change what differs. A struct whose `size` is not that of one of its
- *   versions is refused with AFLOCK_EINVAL, and zeros are not defaults.
+ *   Always start from the init function, then change what differs; zeros are not defaults. A struct that is larger than
+ *   the library's (the program was built for a newer one) is refused with AFLOCK_EINVAL; a shorter one is an older
+ *   version of it, and what it lacks has its default.
  *
  * Errors
  *   0 or positive is success, negative is one of AFLOCK_E...; what the system said is in aflock_result.sys_errno.
@@ -152,7 +153,8 @@ typedef struct aflock_result {
     int status;        /* 0, or AFLOCK_E... */
     int sys_errno;     /* what the system said, or 0 */
     int cleanup_errno; /* why undoing a failed acquisition, or closing, failed; or 0 */
-    int fd;            /* when held: the locked descriptor, borrowed until the release; or -1 */
+    int fd;            /* when held: the locked descriptor, borrowed until the release: never close or replace it, which
+                          the library cannot notice; or -1 */
     aflock_req req;    /* the request; valid as long as it waits or holds */
     aflock_mode mode;
     uint32_t attempts; /* made on disk for this request; 0 = handed on by, or shared with, a holder of this context */
@@ -275,9 +277,10 @@ AFLOCK_API void aflock_options_init(aflock_options *options);
  * the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED. [loop's thread] */
 AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options);
 
-/* Opens a lock on a descriptor that the caller owns and keeps open: it is locked and unlocked, never opened, closed,
- * truncated or unlinked. All locks on one descriptor number share one queue; AFLOCK_EMISMATCH for a second protocol.
- * What is about opening a file (file_mode, AFLOCK_TRUNCATE) is AFLOCK_EINVAL in a request, aflock_verify
+/* Opens a lock on a descriptor that the caller owns and keeps open as long as the lock is (a number that names another
+ * file meanwhile would be granted and unlocked as if it were this one): it is locked and unlocked, never opened,
+ * closed, truncated or unlinked. All locks on one descriptor number share one queue; AFLOCK_EMISMATCH for a second
+ * protocol. What is about opening a file (file_mode, AFLOCK_TRUNCATE) is AFLOCK_EINVAL in a request, aflock_verify
  * AFLOCK_ENOTSUP. To the kernel, duplicates of a descriptor are one holder: give the library one of them only. An
  * attempt that still hangs when the context is freed may lock it later; closing it ends that, too. [loop's thread] */
 AFLOCK_API int aflock_open_fd(aflock **out, aflock_ctx *ctx, int fd, const aflock_options *options);

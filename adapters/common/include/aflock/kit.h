@@ -22,7 +22,7 @@ typedef struct aflock_pool_options {
     size_t size;
     unsigned threads;     /* default 4; started on first use */
     unsigned max_threads; /* with replacements of stalled threads; default 64 */
-    size_t stack_size;    /* of a thread in bytes; default 128 KiB */
+    size_t stack_size;    /* of a thread in bytes; default 128 KiB, at least 64 KiB */
     uint64_t idle;        /* ns after which an idle thread ends; default 10 s; AFLOCK_FOREVER: never */
 } aflock_pool_options;
 
