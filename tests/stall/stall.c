@@ -46,11 +46,15 @@ static struct timespec in(int seconds)
 
 static stall *share(int memory)
 {
-    if (memory < 0 || ftruncate(memory, sizeof(stall)) != 0)
+    if (memory < 0 || ftruncate(memory, sizeof(stall)) != 0) {
+        perror("memfd");
         return NULL;
+    }
     stall *fs = mmap(NULL, sizeof *fs, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
-    if (fs == MAP_FAILED)
+    if (fs == MAP_FAILED) {
+        perror("mmap");
         return NULL;
+    }
     pthread_mutexattr_t mutex;
     pthread_condattr_t cond;
     pthread_mutexattr_init(&mutex);
@@ -101,6 +105,8 @@ static bool await_mount(stall *fs)
     }
     bool mounted = fs->mounted;
     leave(fs);
+    if (!mounted)
+        fprintf(stderr, "%s is not mounted: %s\n", fs->point, strerror(error));
     return mounted;
 }
 
@@ -111,11 +117,12 @@ stall *stall_mount(const char *point, const char *backing)
     if (fs) {
         pid_t parent = getpid();
         snprintf(fs->point, sizeof fs->point, "%s", point);
-        fs->server = fork();
-        if (fs->server == 0)
+        pid_t server = fork(); /* not into the memory at once: the child shares it */
+        if (server == 0)
             serve(parent, point, backing, memory);
-        if (fs->server < 0)
+        if (server < 0)
             perror("fork");
+        fs->server = server;
     }
     if (memory >= 0)
         close(memory);
