@@ -222,7 +222,8 @@ static void judge_pair(const walk_world *w, size_t r, size_t other, walk_move m)
  * being prepared gets it, whoever came to stand in front of it meanwhile: by a merge, or because its owner held. */
 static void judge_grant(const walk_world *w, size_t g, walk_move m)
 {
-    must(!walk_now.files[after[g].path].stale || owner_holds(w, request(g)));
+    /* A file that was replaced is only for the owner who has it, or had it when the preparations began. */
+    must(!walk_now.files[after[g].path].stale || owner_holds(w, request(g)) || before[g].adopted);
     if (w->may & WALK_NO_HAND_ON)
         must(owner_holds(w, request(g)) || walk_now.files[after[g].path].won_for == g + 1);
     for (size_t i = 0; i < w->count; i++) {
@@ -422,6 +423,7 @@ void walk_judge_action(const afl_action *a)
     must(a->op != AFL_OP_TRY || (!a->request->once || a->request->attempts == 1));
     must(a->op != AFL_OP_TRY || a->path->grip != AFL_GRIP_PENDING || a->request->mode == EXCLUSIVE);
     must(a->op != AFL_OP_ADOPT || a->path->op_for == a->request);
+    must(a->op != AFL_OP_ADOPT || !f->stale || afl_machine_owner_holds(&walk_now.machine, a->path, a->request));
     must(a->op != AFL_OP_WATCH || !f->listening);
     must(a->op != AFL_OP_UNWATCH || f->listening);
 }
