@@ -152,12 +152,23 @@ static void count_release(void *block, void *user)
     free(block);
 }
 
+static int unmapped; /* guard pages: it goes with the gate, which tokens keep */
+
+static void count_unmap(uint32_t *guard)
+{
+    unmapped++;
+    afl_sys_linux.guard_unmap(guard);
+}
+
 static aflock_token *token;
 static int notified; /* a descriptor of the parent's that the child closes */
 
 static void abandon(void)
 {
     unsigned dels = h.dels, timers = h.timer_calls;
+    afl_sys counting = *h.ctx->gate->sys;
+    counting.guard_unmap = count_unmap;
+    h.ctx->gate->sys = &counting;
     ck_assert_int_eq(aflock_ctx_abandon(NULL), AFLOCK_EINVAL);
     seam_forget();
     unsigned wakes = atomic_load(&h.wakes);
@@ -175,7 +186,9 @@ static void abandon(void)
     ck_assert_int_lt(fcntl(notified, F_GETFD), 0); /* the child has let go of it */
     ck_assert_uint_eq(blocks, 0);
     ck_assert_uint_eq(c.count + b.count, 0);
+    ck_assert_int_eq(unmapped, 0);
     aflock_token_free(token);
+    ck_assert_int_eq(unmapped, 1);
 }
 
 /* A hold with wishes, a waiter with a token and a watch, a job that is out, a question that is out. */
