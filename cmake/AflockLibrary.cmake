@@ -9,6 +9,9 @@
 #       PUBLIC     component...        libraries of ours whose headers ours include
 #       PRIVATE    component...        libraries of ours that only the code needs
 #       THREADS                        the code needs threads
+#       EXTERNAL   interface           a target with the include folders of somebody else's library that the code needs,
+#       LINK       name...             what to link for it, and
+#       REQUIRES   name...             its names for pkg-config; without: the names of LINK
 #   )
 #
 # aflock::COMPONENT is the shared library, or the static one if that is all that is built; aflock::COMPONENT-static is
@@ -26,7 +29,9 @@ function(aflock_objects name)
 endfunction()
 
 function(aflock_library name)
-    cmake_parse_arguments(PARSE_ARGV 1 arg "THREADS" "COMPONENT;DESCRIPTION" "SOURCES;OBJECTS;HEADERS;PUBLIC;PRIVATE")
+    cmake_parse_arguments(PARSE_ARGV 1 arg "THREADS" "COMPONENT;DESCRIPTION;EXTERNAL"
+        "SOURCES;OBJECTS;HEADERS;PUBLIC;PRIVATE;LINK;REQUIRES"
+    )
 
     aflock_objects(${name}-objects ${arg_SOURCES})
     foreach(component IN LISTS arg_PUBLIC arg_PRIVATE)
@@ -35,6 +40,11 @@ function(aflock_library name)
     if(arg_THREADS)
         find_package(Threads REQUIRED)
         target_link_libraries(${name}-objects PRIVATE Threads::Threads)
+    endif()
+    if(arg_EXTERNAL)
+        target_link_libraries(${name}-objects PRIVATE ${arg_EXTERNAL})
+        # Its structs are as large as it was built, whatever size of time_t and off_t is ours.
+        target_compile_options(${name}-objects PRIVATE -U_TIME_BITS -U_FILE_OFFSET_BITS)
     endif()
 
     set(targets "")
@@ -84,6 +94,7 @@ macro(aflock_library_form target kind suffix)
     if(arg_THREADS)
         target_link_libraries(${target} PRIVATE Threads::Threads)
     endif()
+    target_link_libraries(${target} PRIVATE ${arg_LINK})
     target_include_directories(${target} PUBLIC
         "$<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>"
         "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>"
@@ -102,23 +113,32 @@ macro(aflock_pkg_config)
     set(pc_description "${arg_DESCRIPTION}")
     set(pc_requires ${arg_PUBLIC})
     set(pc_requires_private ${arg_PRIVATE})
+    set(pc_required_by pc_requires_private) # somebody else's library
     set(pc_libs "")
     set(pc_libs_private "")
     if(arg_THREADS)
         set(pc_libs_private " -pthread")
     endif()
+    if(NOT arg_REQUIRES)
+        foreach(library IN LISTS arg_LINK)
+            string(APPEND pc_libs_private " -l${library}")
+        endforeach()
+    endif()
     if(NOT AFLOCK_BUILD_SHARED)
         # Whoever links with the static library, the only one, needs everything.
         list(APPEND pc_requires ${pc_requires_private})
         set(pc_requires_private "")
+        set(pc_required_by pc_requires)
         set(pc_libs "${pc_libs_private}")
         set(pc_libs_private "")
     endif()
     foreach(list IN ITEMS pc_requires pc_requires_private)
         list(TRANSFORM ${list} PREPEND "aflock-")
         list(TRANSFORM ${list} REPLACE "^aflock-aflock$" "aflock")
-        list(JOIN ${list} ", " ${list})
     endforeach()
+    list(APPEND ${pc_required_by} ${arg_REQUIRES})
+    list(JOIN pc_requires ", " pc_requires)
+    list(JOIN pc_requires_private ", " pc_requires_private)
     if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
         set(pc_prefix "${CMAKE_INSTALL_PREFIX}")
     else()

@@ -14,6 +14,16 @@ aflock_add_test(purity
 )
 aflock_add_test(layers COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/layers" "${PROJECT_SOURCE_DIR}")
 
+# Other people's loops, as far as they are here.
+set(loops "")
+set(loop_libraries "")
+foreach(loop IN ITEMS libevent libev libuv)
+    if(TARGET aflock-${loop})
+        list(APPEND loops ${loop})
+        list(APPEND loop_libraries $<TARGET_FILE:aflock-${loop}>)
+    endif()
+endforeach()
+
 if(NOT AFLOCK_INSTRUMENT)
     aflock_add_test(readme COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/readme" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}"
         "${CMAKE_C_COMPILER}"
@@ -21,10 +31,11 @@ if(NOT AFLOCK_INSTRUMENT)
     if(AFLOCK_BUILD_SHARED)
         aflock_add_test(package TIMEOUT 180
             COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/package/run" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}"
-            "${CMAKE_C_COMPILER}" "${CMAKE_GENERATOR}"
+            "${CMAKE_C_COMPILER}" "${CMAKE_GENERATOR}" ${loops}
         )
         aflock_add_test(symbols COMMAND "${PROJECT_SOURCE_DIR}/scripts/symbols"
             $<TARGET_FILE:aflock> $<TARGET_FILE:aflock-kit> $<TARGET_FILE:aflock-epoll>
+            ${loop_libraries}
         )
     endif()
 endif()

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -50,6 +51,26 @@ static inline int afl_beyond_streams(int fd)
     close(fd);
     errno = error;
     return other;
+}
+
+/* Where an adapter says what it cannot return: the log hook of its context, which may be gone by then. */
+struct afl_log_hook {
+    void (*log)(aflock_log_level level, const char *message, void *user); /* NULL: nowhere */
+    void *user;
+};
+
+static inline struct afl_log_hook afl_log_hook_of(const aflock_ctx_options *options)
+{
+    const size_t needed = offsetof(aflock_ctx_options, log_user) + sizeof options->log_user;
+    if (options == NULL || options->size < needed)
+        return (struct afl_log_hook){.log = NULL};
+    return (struct afl_log_hook){.log = options->log, .user = options->log_user};
+}
+
+static inline void afl_log_error(const struct afl_log_hook *hook, const char *message)
+{
+    if (hook->log != NULL)
+        hook->log(AFLOCK_LOG_ERROR, message, hook->user);
 }
 
 /* ---------------------------------------------------------------------------------------------------------- time */

@@ -1,12 +1,11 @@
 /* The epoll adapter, in its two ways. On its own: one context runs its loop; where there are several, or none, they are
  * embedded. Embedded (built with HOST_EMBEDDED): a loop around poll(2) that knows nothing but their descriptors. Timers
  * are those of the first context. */
-#include "conformance.h"
+#include "host_real.h"
 
 #include <aflock/epoll.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <time.h>
 
 enum { CONTEXTS = 8 };
 
@@ -29,14 +28,6 @@ struct loop {
     unsigned count;
     struct timer *timers; /* all that were ever made: the adapter has their addresses */
 };
-
-static uint64_t loop_now(void *unused)
-{
-    (void)unused;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * SEC + (uint64_t)now.tv_nsec;
-}
 
 static void *loop_make(void)
 {
@@ -79,12 +70,6 @@ static void loop_forget(void *self, aflock_ctx *ctx)
         loop->contexts[i] = loop->contexts[i + 1];
 }
 
-/* Rounds up, as poll counts milliseconds. */
-static int milliseconds(uint64_t time)
-{
-    return time < 60 * SEC ? (int)((time + MS - 1) / MS) : 60000;
-}
-
 /* The callbacks of one may free another. */
 static int embedded_round(const struct loop *loop, uint64_t longest)
 {
@@ -97,7 +82,7 @@ static int embedded_round(const struct loop *loop, uint64_t longest)
             return fd; /* in a child */
         fds[i] = (struct pollfd){.fd = fd, .events = POLLIN};
     }
-    poll(fds, count, milliseconds(longest));
+    poll(fds, count, real_milliseconds(longest));
     for (unsigned i = 0; i < count; i++)
         if (fds[i].revents != 0)
             ready[found++] = loop->contexts[i];
@@ -118,9 +103,9 @@ static int one_round(const struct loop *loop, uint64_t longest)
 static bool loop_run(void *self, bool (*done)(void *user), void *user, uint64_t limit)
 {
     const struct loop *loop = self;
-    uint64_t end = loop_now(NULL) + limit;
+    uint64_t end = real_now(NULL) + limit;
     while (!done(user)) {
-        uint64_t now = loop_now(NULL);
+        uint64_t now = real_now(NULL);
         if (now >= end || one_round(loop, end - now) != 0)
             return false;
     }
@@ -162,20 +147,12 @@ static void loop_timer(void *self, uint64_t delay, void (*fire)(void *user), voi
     require_status(aflock_epoll_timer(loop->contexts[0], delay, timer_fires, timer), 0);
 }
 
-static void loop_block(void *self, uint64_t duration)
-{
-    (void)self;
-    struct timespec time = {.tv_sec = (time_t)(duration / SEC), .tv_nsec = (long)(duration % SEC)};
-    nanosleep(&time, NULL);
-}
-
 static const conformance_gap GAPS[] = {
-    {"timers_are_exact", "the clock is the machine's: how late it is, the benchmark says"},
+    REAL_GAP,
     {"the_loop_goes_first", "the loop is the context"},
     {NULL, NULL},
 };
 
-extern const conformance_host conformance_host_under_test;
 const conformance_host conformance_host_under_test = {
     .name = NAME,
     .properties = HOST_HAS_THREADS | HOST_SHARES | HOST_FORKS | HOST_ENDS,
@@ -187,6 +164,6 @@ const conformance_host conformance_host_under_test = {
     .run = loop_run,
     .run_out = loop_run_out,
     .timer = loop_timer,
-    .now = loop_now,
-    .block = loop_block,
+    .now = real_now,
+    .block = real_block,
 };

@@ -1,17 +1,7 @@
 /* The example host, examples/poll_loop: the tables of host.h filled in by hand. */
-#include "conformance.h"
+#include "host_real.h"
 
 #include "poll_loop/poll_loop.h"
-
-#include <time.h>
-
-static uint64_t loop_now(void *unused)
-{
-    (void)unused;
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * SEC + (uint64_t)now.tv_nsec;
-}
 
 static void *loop_make(void)
 {
@@ -30,9 +20,9 @@ static int loop_context(void *loop, const aflock_ctx_options *options, aflock_ct
 
 static bool loop_run(void *loop, bool (*done)(void *user), void *user, uint64_t limit)
 {
-    uint64_t end = loop_now(NULL) + limit;
+    uint64_t end = real_now(NULL) + limit;
     while (!done(user)) {
-        uint64_t now = loop_now(NULL);
+        uint64_t now = real_now(NULL);
         if (now >= end || poll_loop_round(loop, end - now) != 0)
             return false;
     }
@@ -49,19 +39,11 @@ static void loop_timer(void *loop, uint64_t delay, void (*fire)(void *user), voi
     require_status(poll_loop_timer(loop, delay, fire, user), 0);
 }
 
-static void loop_block(void *loop, uint64_t duration)
-{
-    (void)loop;
-    struct timespec time = {.tv_sec = (time_t)(duration / SEC), .tv_nsec = (long)(duration % SEC)};
-    nanosleep(&time, NULL);
-}
-
 static const conformance_gap GAPS[] = {
-    {"timers_are_exact", "the clock is the machine's: how late it is, the benchmark says"},
+    REAL_GAP,
     {NULL, NULL},
 };
 
-extern const conformance_host conformance_host_under_test;
 const conformance_host conformance_host_under_test = {
     .name = "poll",
     .properties = HOST_HAS_THREADS | HOST_SHARES | HOST_FORKS | HOST_ENDS | HOST_OUTLIVED,
@@ -72,6 +54,6 @@ const conformance_host conformance_host_under_test = {
     .run = loop_run,
     .run_out = loop_run_out,
     .timer = loop_timer,
-    .now = loop_now,
-    .block = loop_block,
+    .now = real_now,
+    .block = real_block,
 };

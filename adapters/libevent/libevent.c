@@ -1,0 +1,190 @@
+/* The libevent adapter: three events around the kit.
+ *
+ * `ready` watches the kit's descriptor for as long as the context lives. It must not keep the base alive, for which
+ * libevent has no call; but events that are marked internal are not counted. Nor are their callbacks: a round that ran
+ * nothing else makes EVLOOP_ONCE wait on. So `ready` only activates `turn`, in which all the work is done. `turn` is
+ * also a timer of no delay: what the library wants soon comes after everybody else's events, and costs no system call.
+ * `alive` is a timer that never comes, and keeps the base going while it is pending.
+ *
+ * event_base_free removes all events, and nothing else removes `ready`: if it is not there, the base is gone.
+ */
+#include "../common/internal.h"
+
+#include <aflock/kit.h>
+#include <aflock/libevent.h>
+
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <stdlib.h>
+
+enum { NEVER = 30 * 24 * 60 * 60 }; /* seconds; if it comes, the timer starts again */
+
+struct adapter {
+    aflock_kit *kit;
+    aflock_ctx *ctx;
+    struct event_base *base; /* NULL: nothing of ours is in it (any more) */
+    struct event ready;
+    struct event turn;
+    struct event alive;
+    struct afl_log_hook log;
+};
+
+/* ------------------------------------------------------------------------------------------------------- the events */
+
+static int base_is_gone(const struct adapter *adapter)
+{
+    return (adapter->ready.ev_evcallback.evcb_flags & EVLIST_INSERTED) == 0;
+}
+
+/* For libevent's debug mode, which keeps a list of all events. */
+static void forget_events(struct adapter *adapter)
+{
+    event_debug_unassign(&adapter->ready);
+    event_debug_unassign(&adapter->turn);
+    event_debug_unassign(&adapter->alive);
+}
+
+/* In a child the base may still share its epoll instance with the parent: then a removal would be the parent's. */
+static void leave_base(struct adapter *adapter, int forked)
+{
+    if (adapter->base == NULL)
+        return;
+    if (base_is_gone(adapter)) {
+        afl_log_error(&adapter->log, "libevent: the event_base was freed before the context");
+    } else {
+        if (forked)
+            event_reinit(adapter->base);
+        event_del(&adapter->ready);
+        event_del(&adapter->turn);
+        event_del(&adapter->alive);
+    }
+    adapter->base = NULL;
+    forget_events(adapter);
+}
+
+static void on_ready(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd;
+    struct adapter *adapter = user;
+    event_active(&adapter->turn, what, 0);
+}
+
+static void on_turn(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd;
+    struct adapter *adapter = user;
+    if (aflock_host_check(adapter->ctx) == AFLOCK_EFORKED)
+        leave_base(adapter, 1); /* what is not read here stays readable */
+    else if (what & EV_READ)
+        aflock_kit_process(adapter->kit, adapter->ctx);
+    else
+        aflock_host_turn(adapter->ctx);
+}
+
+/* Adds a timer. Where there is no memory for it the event becomes active instead, for which none is needed. */
+static void start(struct event *timer, time_t seconds)
+{
+    struct timeval delay = {.tv_sec = seconds};
+    if (event_add(timer, &delay) != 0)
+        event_active(timer, EV_TIMEOUT, 0);
+}
+
+static void on_alive(evutil_socket_t fd, short what, void *user)
+{
+    (void)fd;
+    (void)what;
+    struct adapter *adapter = user;
+    start(&adapter->alive, NEVER);
+}
+
+/* ------------------------------------------------------------------------------------------------ what the kit calls
+ */
+
+static void on_defer(void *self)
+{
+    struct adapter *adapter = self;
+    if (adapter->base != NULL && !base_is_gone(adapter))
+        start(&adapter->turn, 0);
+}
+
+static void on_keep_alive(void *self, int on)
+{
+    struct adapter *adapter = self;
+    if (adapter->base == NULL || base_is_gone(adapter))
+        return;
+    if (on)
+        start(&adapter->alive, NEVER);
+    else
+        event_del(&adapter->alive);
+}
+
+static void on_closed(void *self, int forked)
+{
+    struct adapter *adapter = self;
+    leave_base(adapter, forked);
+    free(adapter);
+}
+
+/* ------------------------------------------------------------------------------------------------------- making one */
+
+void aflock_libevent_options_init(aflock_libevent_options *options)
+{
+    if (options != NULL)
+        *options = (aflock_libevent_options){.size = sizeof *options};
+}
+
+static int enter_base(struct adapter *adapter, struct event_base *base)
+{
+    event_assign(&adapter->ready, base, aflock_kit_fd(adapter->kit), EV_READ | EV_PERSIST, on_ready, adapter);
+    event_assign(&adapter->turn, base, -1, 0, on_turn, adapter);
+    event_assign(&adapter->alive, base, -1, 0, on_alive, adapter);
+    adapter->ready.ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
+    if (event_add(&adapter->ready, NULL) != 0) {
+        int status = afl_status(errno);
+        forget_events(adapter);
+        return status;
+    }
+    adapter->base = base;
+    return 0;
+}
+
+int aflock_libevent_new(aflock_ctx **out, struct event_base *base, const aflock_libevent_options *given)
+{
+    aflock_libevent_options options;
+    aflock_libevent_options_init(&options);
+    if (out != NULL)
+        *out = NULL;
+    if (out == NULL || base == NULL || afl_options_read(&options, sizeof options, given) != 0)
+        return AFLOCK_EINVAL;
+    struct adapter *adapter = calloc(1, sizeof *adapter);
+    if (adapter == NULL)
+        return AFLOCK_ENOMEM;
+    adapter->log = afl_log_hook_of(options.ctx);
+    aflock_kit_options kit_options = {
+        .size = sizeof kit_options,
+        .pool = options.pool,
+        .executor = options.executor,
+        .name = "libevent",
+        .adapter = adapter,
+        .defer = on_defer,
+        .keep_alive = on_keep_alive,
+        .closed = on_closed,
+    };
+    aflock_host host;
+    int status = aflock_kit_new(&adapter->kit, &host, &kit_options);
+    if (status != 0) {
+        free(adapter);
+        return status;
+    }
+    status = enter_base(adapter, base);
+    if (status == 0)
+        status = aflock_ctx_new(&adapter->ctx, &host, options.ctx);
+    if (status != 0) {
+        int error = errno;
+        aflock_kit_free(adapter->kit); /* calls on_closed */
+        errno = error;
+        return status;
+    }
+    *out = adapter->ctx;
+    return 0;
+}
