@@ -268,7 +268,7 @@ static void end_and_answer(aflock_ctx *ctx)
             end_requests(ctx, p);
         afl_settle(ctx);
         answered = false;
-        while (afl_deliver_one(ctx)) {
+        while (!afl_gate_forked(ctx->gate) && afl_deliver_one(ctx)) {
             afl_settle(ctx);
             answered = true;
         }
