@@ -47,6 +47,28 @@ static void ask(const char *directory, int first, int count)
         ck_assert_int_eq(fake_acquire(lock_in(directory, i), NULL, &answers[i], NULL), 0);
 }
 
+static aflock *known[2 * MANY];
+
+/* The same for locks that were held before: one job each, since it is known where their paths lead. */
+static void ask_again(int first, int count)
+{
+    for (int i = first; i < first + count; i++) {
+        answers[i] = (fake_answer){.count = 0};
+        ck_assert_int_eq(fake_acquire(known[i], NULL, &answers[i], NULL), 0);
+    }
+}
+
+static void know(const char *directory, uint64_t dev, int first, int count)
+{
+    meet(directory, dev);
+    for (int i = first; i < first + count; i++) {
+        known[i] = lock_in(directory, i);
+        ck_assert_int_eq(fake_release(known[i], fake_hold(&h, known[i], &answers[i], NULL), NULL), 0);
+        fake_work(&h);
+        answers[i] = (fake_answer){.count = 0};
+    }
+}
+
 /* Holds `count` locks in a directory. */
 static void hold(const char *directory, int first, int count, aflock *locks[], aflock_req held[])
 {
@@ -135,6 +157,150 @@ START_TEST(an_executor_of_one_place)
     for (int i = 1; i < 4; i++)
         ck_answered(answers[i], 0);
     ck_assert_int_eq(fake_free(&h, 0), 3);
+}
+END_TEST
+
+/* ------------------------------------------------------------------------------------------------------------- runs */
+
+/* Two submissions carry ten jobs. */
+START_TEST(further_jobs_go_along)
+{
+    fake_start(&h, 4, false, NULL);
+    know("a", 0, 0, 10);
+    unsigned before = h.submits;
+    ask_again(0, 10);
+    ck_assert_uint_eq(h.job_count, 2);
+    fake_run(&h, 0);
+    fake_run(&h, 0);
+    fake_settle(&h);
+    ck_assert_uint_eq(h.submits - before, 2);
+    for (int i = 0; i < 10; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_int_eq(fake_free(&h, 0), 10);
+}
+END_TEST
+
+/* The first worker never gets anywhere. Who was behind it goes on as soon as the second one has nothing to do. */
+START_TEST(nobody_waits_behind_a_job_that_hangs)
+{
+    fake_start(&h, 4, false, NULL);
+    know("a", 0, 0, 9);
+    ask_again(0, 9);
+    ck_assert_uint_eq(h.job_count, 2);
+    fake_run(&h, 1);
+    fake_settle(&h);
+    unsigned answered = 0;
+    for (int i = 0; i < 9; i++)
+        answered += answers[i].count;
+    ck_assert_uint_eq(answered, 5); /* its share */
+    ck_assert_uint_eq(h.job_count, 2);
+    for (int i = 0; i < 9 && h.job_count == 2; i++) {
+        fake_run(&h, 1);
+        fake_settle(&h);
+    }
+    ck_assert_uint_eq(answers[0].count, 0);
+    for (int i = 1; i < 9; i++)
+        ck_answered(answers[i], 0);
+    fake_work(&h);
+    ck_answered(answers[0], 0);
+    ck_assert_int_eq(fake_free(&h, 0), 9);
+}
+END_TEST
+
+START_TEST(what_is_behind_a_stalled_job_goes_on)
+{
+    fake_start(&h, 4, false, NULL);
+    know("a", 0, 0, 6);
+    ask_again(0, 6);
+    ck_assert_uint_eq(h.job_count, 2);
+    fake_advance(&h, SEC);
+    ck_assert_uint_eq(h.stalls, 2);
+    ck_assert_uint_eq(h.job_count, 4);
+    fake_run(&h, 2);
+    fake_run(&h, 2);
+    fake_settle(&h);
+    for (int i = 2; i < 6; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_uint_eq(answers[0].count + answers[1].count, 0);
+    fake_work(&h);
+    ck_assert_int_eq(fake_free(&h, 0), 6);
+}
+END_TEST
+
+/* While another device waits for a place, a run ends with what it has. */
+START_TEST(a_place_that_others_want_is_given_up)
+{
+    fake_start(&h, 4, false, NULL);
+    know("a", 0, 0, 8), know("b", 0xb, 8, 1), know("c", 0xc, 9, 1);
+    ask_again(8, 1);
+    ask_again(0, 2);
+    ask_again(9, 1);
+    ck_assert_uint_eq(h.job_count, 3); /* and one place is for releases */
+    ask_again(2, 6);
+    fake_run(&h, 1);
+    fake_settle(&h);
+    ck_answered(answers[0], 0);
+    for (int i = 2; i < 8; i++)
+        ck_assert_uint_eq(answers[i].count, 0); /* it did not go along */
+    fake_run(&h, 2);                            /* what took the place */
+    fake_settle(&h);
+    ck_answered(answers[9], 0);
+    fake_work(&h);
+    ck_assert_int_eq(fake_free(&h, 0), 10);
+}
+END_TEST
+
+/* A lone place is not kept from a release by tries that go along. */
+START_TEST(tries_do_not_go_along_where_a_release_may_wait)
+{
+    fake_start(&h, 1, false, NULL);
+    know("a", 0, 0, 4);
+    aflock_req held = fake_hold(&h, known[3], &answers[3], NULL);
+    ask_again(0, 3);
+    ck_assert_int_eq(fake_release(known[3], held, NULL), 0);
+    fake_run(&h, 0);
+    fake_settle(&h);
+    ck_assert_uint_eq(answers[0].count + answers[1].count + answers[2].count, 1);
+    ck_assert_uint_eq(fake_jobs_in(&h, AFLOCK_LANE_RELEASE), 1);
+    fake_work(&h);
+    ck_assert_int_eq(fake_free(&h, 0), 3);
+}
+END_TEST
+
+START_TEST(what_goes_along_can_be_cancelled_and_freed)
+{
+    aflock_req requests[6];
+    fake_start(&h, 4, false, NULL);
+    know("a", 0, 0, 6);
+    for (int i = 0; i < 6; i++)
+        ck_assert_int_eq(fake_acquire(known[i], NULL, &answers[i], &requests[i]), 0);
+    ck_assert_int_eq(fake_cancel(known[4], requests[4]), 0);
+    fake_settle(&h);
+    ck_answered(answers[4], AFLOCK_ECANCELED);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+    for (int i = 0; i < 6; i++)
+        ck_answered(answers[i], i == 4 ? AFLOCK_ECANCELED : AFLOCK_ECLOSED);
+    char name[16];
+    for (int i = 0; i < 6; i++) {
+        snprintf(name, sizeof name, "a/f%d", i);
+        ck_assert(fake_is_free(fake_path(name)));
+    }
+}
+END_TEST
+
+/* The executor drops one job; those that came after it are sent again. */
+START_TEST(only_what_was_dropped_fails)
+{
+    fake_start(&h, 4, false, NULL);
+    know("a", 0, 0, 6);
+    ask_again(0, 6);
+    fake_drop(&h, 0);
+    fake_settle(&h);
+    ck_answered(answers[0], AFLOCK_ESYS);
+    fake_work(&h);
+    for (int i = 1; i < 6; i++)
+        ck_answered(answers[i], 0);
+    ck_assert_int_eq(fake_free(&h, 0), 5);
 }
 END_TEST
 
@@ -326,7 +492,14 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {tries_leave_one_place_to_releases,
+    const TTest *const tests[] = {further_jobs_go_along,
+                                  nobody_waits_behind_a_job_that_hangs,
+                                  what_is_behind_a_stalled_job_goes_on,
+                                  a_place_that_others_want_is_given_up,
+                                  tries_do_not_go_along_where_a_release_may_wait,
+                                  what_goes_along_can_be_cancelled_and_freed,
+                                  only_what_was_dropped_fails,
+                                  tries_leave_one_place_to_releases,
                                   one_device_gets_half_of_the_places_per_lane,
                                   a_release_overtakes_queued_tries,
                                   an_executor_of_one_place,

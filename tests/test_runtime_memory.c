@@ -112,6 +112,23 @@ START_TEST(at_most_256_bytes_per_waiter)
 }
 END_TEST
 
+/* The context is freed while several jobs are at the executor: whoever comes last frees all of it. */
+START_TEST(nothing_is_left_by_workers_that_outlive_the_context)
+{
+    static fake_answer answers[8];
+    long before = allocations_alive();
+    fake_start(&h, 4, false, NULL);
+    for (int i = 0; i < 8; i++) {
+        char name[8];
+        snprintf(name, sizeof name, "f%d", i);
+        ck_assert_int_eq(fake_acquire(fake_open_lock(&h, name, AFLOCK_IO_POOL), NULL, &answers[i], NULL), 0);
+    }
+    ck_assert_uint_gt(h.job_count, 0);
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+    ck_assert_int_eq(allocations_alive(), before);
+}
+END_TEST
+
 /* --------------------------------------------------------------------------------------- every allocation fails */
 
 enum { REQUESTS = 70 };
@@ -378,6 +395,7 @@ int main(void)
                                   no_allocation_auto,
                                   no_allocation_on_the_pool,
                                   at_most_256_bytes_per_waiter,
+                                  nothing_is_left_by_workers_that_outlive_the_context,
                                   the_nth_allocation_fails,
                                   the_nth_allocation_fails_with_hooks,
                                   the_nth_allocation_fails_whatever_is_asked,

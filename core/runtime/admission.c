@@ -1,9 +1,14 @@
 /* Admission: which jobs may go to the executor now.
  *
- * At most `width` jobs that are not stalled are out at one time, and tries leave one place to releases. One device gets
- * at most half of the places per lane and leaves one place to others, so a dead mount cannot take them all; a job that
- * is out for `stall_after` counts as stalled: it frees its place for others (the executor replaces its thread), and a
+ * At most `width` runs that are not stalled are out at one time, and tries leave one place to releases. One device gets
+ * at most half of the places per lane and leaves one place to others, so a dead mount cannot take them all; a run whose
+ * job takes `stall_after` counts as stalled: it frees its place for others (the executor replaces its thread), and a
  * device with STALLED_LIMIT of them gets no more.
+ *
+ * A device that has its share, while no other one waits for a place in the lane, adds its further jobs to its runs, the
+ * shortest first. They are taken back when their run stalls, and when another run of the device has nothing to do: none
+ * waits behind a hung one while there is a free worker for it. Tries are not added where a release may have to wait for
+ * their place.
  *
  * Which device an attempt is for is known once its path was resolved, and finding that out can hang. So a job for a
  * path of which nothing is known goes to a device of its own first, AFL_DEVICE_UNKNOWN, and there it only looks at the
@@ -15,6 +20,7 @@
 #include "runtime/runtime.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 enum { STALLED_LIMIT = 8, RETRY_MS = 5 };
 
@@ -94,7 +100,7 @@ static void enqueue(aflock_ctx *ctx, aflock_job *job, afl_device *device)
 {
     job->device = device;
     device->refs++;
-    job->stalled = job->out = job->astray = false;
+    job->astray = job->sent_back = false;
     job->dropped = 0;
     push(&device->queue[job->lane], job);
     join_round(&ctx->admission, device, job->lane);
@@ -105,6 +111,7 @@ void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, 
     job->lane = (uint8_t)lane;
     job->path = device->key == AFL_DEVICE_UNKNOWN ? path : NULL;
     job->guess = 0;
+    job->run_of = NULL;
     enqueue(ctx, job, device);
 }
 
@@ -121,13 +128,14 @@ bool afl_admission_goes_astray(aflock_job *job)
 
 bool afl_admission_resend(aflock_ctx *ctx, aflock_job *job)
 {
-    if (!job->astray)
+    if (!job->astray && !job->sent_back)
         return false;
-    afl_device *device = afl_device_get(ctx, job->guess);
-    if (!device) { /* out of memory: the old one has to do */
+    afl_device *device = job->astray ? afl_device_get(ctx, job->guess) : NULL;
+    if (!device) {
         device = job->device;
         device->refs++;
-        job->path = NULL;
+        if (job->astray)
+            job->path = NULL; /* out of memory: the old one has to do */
     }
     afl_admission_returned(ctx, job);
     enqueue(ctx, job, device);
@@ -135,10 +143,20 @@ bool afl_admission_resend(aflock_ctx *ctx, aflock_job *job)
     return true;
 }
 
+static bool take_back(aflock_ctx *ctx, aflock_job *job)
+{
+    if (!afl_run_take_back(job))
+        return false;
+    afl_gate_unref(ctx->gate);
+    afl_device_put(ctx, job->device);
+    job->device = NULL;
+    return true;
+}
+
 bool afl_admission_unqueue(aflock_ctx *ctx, aflock_job *job)
 {
-    if (job->out)
-        return false;
+    if (job->run_of)
+        return take_back(ctx, job);
     afl_device *d = job->device;
     afl_job_list *list = &d->queue[job->lane], rest = {NULL, NULL};
     while (list->first) {
@@ -165,43 +183,156 @@ static bool may_go(const afl_admission *a, const afl_device *d, int lane)
     return a->width < 3 || d->live[AFLOCK_LANE_TRY] + d->live[AFLOCK_LANE_RELEASE] < most;
 }
 
-/* A job takes a place, or frees it. */
-static void count(afl_admission *a, const aflock_job *job, int change)
+/* A run takes a place, or frees it. */
+static void count(afl_admission *a, const afl_run *run, int change)
 {
     a->live += (unsigned)change;
-    job->device->live[job->lane] += (unsigned)change;
-    if (job->lane == AFLOCK_LANE_TRY)
+    run->device->live[run->lane] += (unsigned)change;
+    if (run->lane == AFLOCK_LANE_TRY)
         a->live_tries += (unsigned)change;
 }
 
-static void unlink_out(afl_admission *a, aflock_job *job)
+/* Last in the order of starts. */
+static void link_run(afl_admission *a, afl_run *run, uint64_t now)
 {
-    *(job->out_prev ? &job->out_prev->out_next : &a->out_first) = job->out_next;
-    *(job->out_next ? &job->out_next->out_prev : &a->out_last) = job->out_prev;
+    run->started = now;
+    run->next = NULL;
+    run->prev = a->last;
+    *(a->last ? &a->last->next : &a->first) = run;
+    a->last = run;
 }
 
-/* Hands a job to the executor; false: refused. The device's and the place's counts are those of a running job. */
-static bool send(aflock_ctx *ctx, aflock_job *job, uint64_t now)
+static void unlink_run(afl_admission *a, afl_run *run)
+{
+    *(run->prev ? &run->prev->next : run->stalled ? &a->stalled : &a->first) = run->next;
+    if (run->next)
+        run->next->prev = run->prev;
+    else if (!run->stalled)
+        a->last = run->prev;
+}
+
+static void link_sibling(afl_run *run)
+{
+    run->sibling = run->device->runs[run->lane];
+    run->device->runs[run->lane] = run;
+}
+
+static void unlink_sibling(const afl_run *run)
+{
+    afl_run **link = &run->device->runs[run->lane];
+    while (*link != run)
+        link = &(*link)->sibling;
+    *link = run->sibling;
+}
+
+/* An idle one, or NULL: out of memory. The context was made with one: then others are under way, and come back. */
+static afl_run *get_run(afl_admission *a, uint64_t now)
+{
+    afl_run *run = a->idle;
+    if (run) {
+        a->idle = run->next;
+        return run;
+    }
+    run = calloc(1, sizeof *run);
+    if (!run)
+        a->retry_at = now + RETRY_MS * AFLOCK_MILLISECOND;
+    return run;
+}
+
+static void put_run(afl_admission *a, afl_run *run)
+{
+    run->next = a->idle;
+    a->idle = run;
+}
+
+/* For a worker, each job holds the gate. */
+static void open_gate(aflock_ctx *ctx, aflock_job *job)
+{
+    job->gate = ctx->gate;
+    atomic_fetch_add(&ctx->gate->refs, 1);
+}
+
+/* Hands a job to the executor as the first of a run; false: refused. */
+static bool send(aflock_ctx *ctx, afl_run *run, aflock_job *job, uint64_t now)
 {
     afl_admission *a = &ctx->admission;
-    atomic_fetch_add(&ctx->gate->refs, 1);
-    job->gate = ctx->gate;
-    job->started = now;
-    job->out = true;
-    job->out_next = NULL;
-    job->out_prev = a->out_last;
-    *(a->out_last ? &a->out_last->out_next : &a->out_first) = job;
-    a->out_last = job;
+    run->device = job->device;
+    run->lane = job->lane;
+    afl_run_begin(run, job);
+    open_gate(ctx, job);
+    link_run(a, run, now);
+    link_sibling(run);
     a->outstanding++;
-    count(a, job, 1);
+    count(a, run, 1);
     if (ctx->executor->submit(ctx->executor->self, job, (aflock_lane)job->lane) == 0)
         return true;
-    unlink_out(a, job);
-    job->out = false;
+    unlink_run(a, run);
+    unlink_sibling(run);
+    put_run(a, run);
+    job->run_of = NULL;
     a->outstanding--;
-    count(a, job, -1);
+    count(a, run, -1);
     afl_gate_unref(ctx->gate);
     return false;
+}
+
+/* Adds a job to a run of its device and lane that is under way. */
+static bool feed(aflock_ctx *ctx, const afl_device *d, aflock_job *job)
+{
+    afl_run *shortest = d->runs[job->lane];
+    if (!shortest)
+        return false;
+    for (afl_run *run = shortest->sibling; run; run = run->sibling)
+        if (run->left < shortest->left)
+            shortest = run;
+    open_gate(ctx, job);
+    if (afl_run_add(shortest, job))
+        return true;
+    afl_gate_unref(ctx->gate);
+    return false;
+}
+
+/* Whether the lane's places are not wanted by anybody else. */
+static bool may_feed(const afl_admission *a, int lane)
+{
+    return !a->round[lane] && (lane == AFLOCK_LANE_RELEASE || (a->width > 1 && !a->round[AFLOCK_LANE_RELEASE]));
+}
+
+/* Back into the queue, before all others. */
+static void take_back_all(aflock_ctx *ctx, afl_run *run)
+{
+    afl_job_list *queue = &run->device->queue[run->lane], taken = {NULL, NULL};
+    for (aflock_job *job; (job = afl_run_take_back_first(run)) != NULL;) {
+        afl_gate_unref(ctx->gate);
+        push(&taken, job);
+    }
+    if (!taken.first)
+        return;
+    taken.last->next = queue->first;
+    queue->first = taken.first;
+    if (!taken.last->next)
+        queue->last = taken.last;
+    join_round(&ctx->admission, run->device, run->lane);
+}
+
+/* Its last job has come back. Where nothing is queued for the device there may be something behind a job that hangs. */
+static void end_run(aflock_ctx *ctx, afl_run *run)
+{
+    afl_admission *a = &ctx->admission;
+    afl_device *d = run->device;
+    unlink_run(a, run);
+    a->outstanding--;
+    a->retry_at = 0; /* what was missing may be there now */
+    if (run->stalled) {
+        d->stalled[run->lane]--;
+    } else {
+        unlink_sibling(run);
+        count(a, run, -1);
+        if (!d->queue[run->lane].first)
+            for (afl_run *other = d->runs[run->lane]; other; other = other->sibling)
+                take_back_all(ctx, other);
+    }
+    put_run(a, run);
 }
 
 /* The executor refuses (no thread can be started): try again soon. If nothing is out whose end could change that, a try
@@ -222,14 +353,23 @@ static void refused(aflock_ctx *ctx, afl_device *d, int lane, uint64_t now)
     job->finish(ctx, job);
 }
 
-/* Sends the first job of the device if it may go. */
+/* Sends the first job of the device if it may go, or gives it to those that went. */
 static bool send_first(aflock_ctx *ctx, afl_device *d, int lane, uint64_t now)
 {
     aflock_job *job = d->queue[lane].first;
-    if (!job || !may_go(&ctx->admission, d, lane))
+    if (!job)
         return false;
     aflock_job *next = job->next;
-    if (send(ctx, job, now)) {
+    if (!may_go(&ctx->admission, d, lane)) {
+        if (!may_feed(&ctx->admission, lane) || !feed(ctx, d, job))
+            return false;
+        d->queue[lane].first = next;
+        return true;
+    }
+    afl_run *run = get_run(&ctx->admission, now);
+    if (!run)
+        return false;
+    if (send(ctx, run, job, now)) {
         ctx->admission.refusing = false;
         d->queue[lane].first = next;
         return true;
@@ -276,15 +416,18 @@ void afl_admission_pump(aflock_ctx *ctx, uint64_t now)
 void afl_admission_returned(aflock_ctx *ctx, aflock_job *job)
 {
     afl_admission *a = &ctx->admission;
-    afl_device *d = job->device;
-    if (job->stalled) {
-        d->stalled[job->lane]--;
-    } else if (job->out) {
-        unlink_out(a, job);
-        count(a, job, -1);
+    afl_run *run = job->run_of;
+    job->run_of = NULL;
+    if (run) {
+        run->left--;
+        if (job->ends_run) {
+            end_run(ctx, run);
+        } else if (!run->stalled) {
+            unlink_run(a, run);
+            link_run(a, run, ctx->now);
+        }
     }
-    a->outstanding -= job->out;
-    job->out = false;
+    afl_device *d = job->device;
     job->device = NULL;
     afl_device_put(ctx, d);
 }
@@ -292,14 +435,21 @@ void afl_admission_returned(aflock_ctx *ctx, aflock_job *job)
 void afl_admission_expire(aflock_ctx *ctx, uint64_t now)
 {
     afl_admission *a = &ctx->admission;
-    while (a->out_first && now - a->out_first->started >= ctx->options.stall_after) {
-        aflock_job *job = a->out_first;
-        unlink_out(a, job);
-        job->stalled = true;
-        count(a, job, -1);
-        job->device->stalled[job->lane]++;
+    while (a->first && now - a->first->started >= ctx->options.stall_after) {
+        afl_run *run = a->first;
+        unlink_run(a, run);
+        unlink_sibling(run);
+        count(a, run, -1);
+        run->stalled = true;
+        run->device->stalled[run->lane]++;
+        run->prev = NULL;
+        run->next = a->stalled;
+        if (run->next)
+            run->next->prev = run;
+        a->stalled = run;
+        take_back_all(ctx, run);
         afl_log(ctx, AFLOCK_LOG_WARN, "a system call has not returned for %llu ms",
-                (unsigned long long)((now - job->started) / AFLOCK_MILLISECOND));
+                (unsigned long long)((now - run->started) / AFLOCK_MILLISECOND));
         if (ctx->executor->stalled)
             ctx->executor->stalled(ctx->executor->self);
     }
@@ -309,8 +459,8 @@ uint64_t afl_admission_deadline(const aflock_ctx *ctx)
 {
     const afl_admission *a = &ctx->admission;
     uint64_t at = a->retry_at ? a->retry_at : AFLOCK_FOREVER;
-    if (a->out_first && ctx->options.stall_after < AFLOCK_FOREVER - a->out_first->started) {
-        uint64_t stalls = a->out_first->started + ctx->options.stall_after;
+    if (a->first && ctx->options.stall_after < AFLOCK_FOREVER - a->first->started) {
+        uint64_t stalls = a->first->started + ctx->options.stall_after;
         if (stalls < at)
             at = stalls;
     }
@@ -325,19 +475,41 @@ void afl_admission_flush_releases(aflock_ctx *ctx)
         while (d->queue[AFLOCK_LANE_RELEASE].first) {
             aflock_job *job = d->queue[AFLOCK_LANE_RELEASE].first;
             aflock_job *next = job->next;
-            if (!send(ctx, job, now))
+            afl_run *run = get_run(a, now);
+            if (!run || !send(ctx, run, job, now))
                 break;
             d->queue[AFLOCK_LANE_RELEASE].first = next;
         }
     }
 }
 
-void afl_devices_free(aflock_ctx *ctx)
+static void free_list(afl_run *run)
 {
+    for (afl_run *next; run; run = next) {
+        next = run->next;
+        free(run);
+    }
+}
+
+bool afl_admission_init(aflock_ctx *ctx)
+{
+    ctx->admission.width = ctx->executor->width;
+    ctx->admission.idle = calloc(1, sizeof *ctx->admission.idle);
+    return ctx->admission.idle != NULL;
+}
+
+void afl_admission_free(aflock_ctx *ctx, bool forked)
+{
+    afl_admission *a = &ctx->admission;
     for (size_t i = 0; i < DEVICE_BUCKETS; i++) {
-        for (afl_device *d = ctx->admission.devices[i], *next; d; d = next) {
+        for (afl_device *d = a->devices[i], *next; d; d = next) {
             next = d->hash_next;
             afl_release_memory(ctx, d);
         }
     }
+    free_list(a->idle);
+    if (!forked)
+        return;
+    free_list(a->first);
+    free_list(a->stalled);
 }

@@ -171,7 +171,8 @@ static bool host_is_complete(const aflock_host *h)
     return !n || (n->size == sizeof *n && n->add && n->del && n->close);
 }
 
-static void free_tables(aflock_ctx *ctx)
+/* forked: there are no workers. */
+static void free_tables(aflock_ctx *ctx, bool forked)
 {
     afl_entries_free(ctx);
     for (afl_extras *x = ctx->free_extras, *next; x; x = next) {
@@ -181,7 +182,7 @@ static void free_tables(aflock_ctx *ctx)
     if (ctx->machine.owner_buckets > 1)
         afl_release_memory(ctx, ctx->machine.owners);
     afl_places_free(ctx);
-    afl_devices_free(ctx);
+    afl_admission_free(ctx, forked);
     aflock_ctx_options o = ctx->options;
     o.release(ctx, o.allocate_user);
 }
@@ -205,17 +206,16 @@ int aflock_ctx_new(aflock_ctx **out, const aflock_host *host, const aflock_ctx_o
     ctx->sys = &afl_sys_linux;
     ctx->thread = afl_thread();
     ctx->armed = AFLOCK_FOREVER;
-    ctx->admission.width = host->executor->width;
     afl_machine_init(&ctx->machine, &(afl_machine_config){.handoff_grants = o.handoff_grants,
                                                           .handoff_time = o.handoff_time,
                                                           .handoff_pause = o.handoff_pause,
                                                           .pause_interval = o.pause_interval,
                                                           .check_interval = 5 * AFLOCK_MILLISECOND});
     ctx->gate = afl_gate_new(ctx->loop, ctx->sys);
-    if (!ctx->gate || !afl_places_init(ctx)) {
+    if (!ctx->gate || !afl_admission_init(ctx) || !afl_places_init(ctx)) {
         if (ctx->gate)
             afl_gate_unref(ctx->gate);
-        free_tables(ctx);
+        free_tables(ctx, false);
         return AFLOCK_ENOMEM;
     }
     *out = ctx;
@@ -360,6 +360,9 @@ static void run_nothing(aflock_job *job)
  * takes it is that done here. */
 static void leave_to_executor(aflock_ctx *ctx, aflock_job *job)
 {
+    if (job->run_of && job->ends_run)
+        free(job->run_of);
+    job->run_of = NULL;
     job->path = NULL;
     job->run = run_nothing;
     job->gate = ctx->gate;
@@ -439,7 +442,7 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
     free_places(ctx);
     const aflock_loop *loop = ctx->loop;
     afl_gate *gate = ctx->gate;
-    free_tables(ctx);
+    free_tables(ctx, false);
     loop->close(loop->self, 0);
     afl_gate_unref(gate);
     return unreleased;
@@ -468,7 +471,7 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
     free_places(ctx);
     const aflock_loop *loop = ctx->loop;
     afl_gate *gate = ctx->gate;
-    free_tables(ctx);
+    free_tables(ctx, true);
     loop->close(loop->self, 1);
     afl_gate_unref(gate);
     return 0;

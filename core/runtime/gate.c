@@ -66,10 +66,15 @@ void afl_gate_close(afl_gate *g)
         g->sys->yield(); /* a wake is one write */
 }
 
-bool afl_gate_post(afl_gate *g, aflock_job *job)
+/* Lets go of the job's reference to the gate. */
+bool afl_gate_post(aflock_job *job)
 {
-    if (!enter(g))
+    afl_gate *g = job->gate;
+    if (!enter(g)) {
+        job->orphan(job);
+        afl_gate_unref(g);
         return false;
+    }
     aflock_job *first = atomic_load(&g->jobs);
     do
         job->next = first;
@@ -80,6 +85,7 @@ bool afl_gate_post(afl_gate *g, aflock_job *job)
     if (atomic_load(&g->awaited))
         g->sys->wake((uint32_t *)(void *)&g->posted);
     leave(g);
+    afl_gate_unref(g);
     return true;
 }
 
@@ -104,30 +110,6 @@ void afl_gate_wait(afl_gate *g, uint64_t timeout)
     if (!atomic_load(&g->jobs))
         g->sys->wait((uint32_t *)(void *)&g->posted, seen, timeout);
     atomic_store(&g->awaited, false);
-}
-
-/* -------------------------------------------------------------------------------------------------------- the jobs */
-
-static void post(aflock_job *job)
-{
-    afl_gate *g = job->gate;
-    if (!afl_gate_post(g, job))
-        job->orphan(job);
-    afl_gate_unref(g);
-}
-
-void aflock_job_run(aflock_job *job)
-{
-    job->astray = afl_admission_goes_astray(job);
-    if (!job->astray)
-        job->run(job);
-    post(job);
-}
-
-void aflock_job_drop(aflock_job *job)
-{
-    job->dropped = ECANCELED;
-    post(job);
 }
 
 /* ------------------------------------------------------------------------------------------------------- the tokens */

@@ -3,8 +3,8 @@
  *   request.c    the public functions on locks and requests       errand.c     verify and inspect
  *   place.c      from a path as text to the one place (queue)     gate.c       what other threads may touch; tokens
  *   attempt.c    carries out what the machine asks for            context.c    the life of a context
- *   admission.c  which jobs may go to the executor now            turn.c       the turn: due work, callbacks, host
- * timers
+ *   admission.c  which jobs may go to the executor now            turn.c       the turn: due work, callbacks, timers
+ *   run.c        what a worker does at one go
  *
  * Everything here runs on the loop's thread, except the functions marked [W] (worker) or [S] (any thread, signal
  * handlers). The loop's thread never waits for a worker; what they share is atomic (gate.c).
@@ -27,6 +27,7 @@ typedef struct afl_device afl_device;
 typedef struct afl_extras afl_extras;
 typedef struct afl_spelling afl_spelling;
 typedef struct afl_errand afl_errand;
+typedef struct afl_run afl_run;
 
 #define AFL_CONTAINER(type, member, pointer) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
@@ -61,7 +62,7 @@ struct aflock_token {
 afl_gate *afl_gate_new(const aflock_loop *loop, const afl_sys *sys);
 void afl_gate_unref(afl_gate *g);
 bool afl_gate_forked(const afl_gate *g);
-bool afl_gate_post(afl_gate *g, aflock_job *job); /* [W] false: the context is gone */
+bool afl_gate_post(aflock_job *job);         /* [W] it may be gone afterwards; false: the context was */
 void afl_gate_forget_jobs(afl_gate *g);      /* in a forked child: the workers and their references are not there */
 void afl_gate_close(afl_gate *g);            /* no wake runs after the return */
 aflock_job *afl_gate_take_jobs(afl_gate *g); /* in the order of posting */
@@ -71,7 +72,7 @@ void afl_token_unref(aflock_token *t);             /* any thread */
 void afl_token_join(aflock_token *t, afl_extras *x);
 void afl_token_leave(afl_extras *x);
 
-/* ---------------------------------------------------------------------------------------------------- admission.c */
+/* --------------------------------------------------------------------------------------------------------- the jobs */
 
 /* What goes to the executor. Embedded first in attempts and errands. */
 struct aflock_job {
@@ -79,17 +80,45 @@ struct aflock_job {
     void (*finish)(aflock_ctx *ctx, aflock_job *job); /* back on the loop's thread */
     void (*orphan)(aflock_job *job);                  /* [W] the context is gone: give back, free */
     afl_gate *gate;
-    aflock_job *next; /* in the gate's list, or in a queue */
-    aflock_job *out_next, *out_prev;
+    aflock_job *next;            /* in the gate's list, or in a queue */
+    afl_run *run_of;             /* NULL: it is not at the executor */
+    _Atomic(aflock_job *) *slot; /* in which it was added to its run; NULL: the run began with it */
     afl_device *device;
     const char *path; /* only guessed to lead to the device; NULL: it is known */
     uint64_t guess;   /* key of the device that the path seems to lead to; 0: nobody has looked */
-    uint64_t started;
-    uint8_t lane; /* aflock_lane */
-    bool stalled, out;
-    bool astray; /* it came back without having run: it is for another device */
-    int dropped; /* errno: it did not run */
+    uint8_t lane;     /* aflock_lane */
+    bool ends_run;    /* it came back as the last one of its run */
+    bool astray;      /* it came back without having run: it is for another device, */
+    bool sent_back;   /* ... or for another run */
+    int dropped;      /* errno: it did not run */
 };
+
+/* ------------------------------------------------------------------------------------------------------------ run.c */
+
+enum { AFL_RUN_SLOTS = 16 };
+
+/* A place at the executor, and the jobs of one device that a worker carries out there, one after the other. While it is
+ * under way jobs may be added: that spares the executor's queue, a worker's falling asleep and its waking up. malloc's:
+ * it may outlive the context. */
+struct afl_run {
+    _Atomic(aflock_job *) slots[AFL_RUN_SLOTS];
+    atomic_uint filled; /* jobs that were added, and a bit: it has ended */
+    unsigned taken;     /* [W] */
+    unsigned left;      /* jobs that did not come back; from here on all is the loop's */
+    afl_device *device;
+    uint8_t lane;
+    bool stalled;
+    uint64_t started;     /* its present job, as far as is known */
+    afl_run *next, *prev; /* of those under way, of stalled ones, or of idle ones */
+    afl_run *sibling;     /* of the same device and lane */
+};
+
+void afl_run_begin(afl_run *run, aflock_job *job);
+bool afl_run_add(afl_run *run, aflock_job *job);   /* false: it is full, or has ended */
+bool afl_run_take_back(aflock_job *job);           /* false: it began, or the run began with it */
+aflock_job *afl_run_take_back_first(afl_run *run); /* NULL: nothing is left to be taken back */
+
+/* ---------------------------------------------------------------------------------------------------- admission.c */
 
 typedef struct afl_job_list {
     aflock_job *first, *last;
@@ -103,7 +132,8 @@ typedef struct afl_job_list {
 struct afl_device {
     uint64_t key;
     uint32_t refs;
-    unsigned live[2], stalled[2]; /* by lane: try, release */
+    unsigned live[2], stalled[2]; /* runs, by lane: try, release */
+    afl_run *runs[2];             /* those that are live */
     afl_job_list queue[2];
     afl_device *ready_next[2]; /* in the round of devices with queued jobs */
     bool ready[2];
@@ -112,19 +142,22 @@ struct afl_device {
 
 typedef struct afl_admission {
     unsigned width;
-    unsigned live, live_tries;        /* running, not stalled; of these in the try lane */
-    aflock_job *out_first, *out_last; /* running, in the order of their start; stalled ones are not in it */
+    unsigned live, live_tries; /* runs under way, not stalled; of these in the try lane */
+    afl_run *first, *last;     /* these, in the order in which their present jobs were started */
+    afl_run *stalled, *idle;
     afl_device *round[2], *round_last[2];
     afl_device *devices[64];
     uint64_t retry_at;   /* after the executor refused, */
     uint64_t refused_at; /* for the first time then, */
     bool refusing;       /* and has not taken a job since */
-    size_t outstanding;  /* at the executor */
+    size_t outstanding;  /* runs at the executor */
 } afl_admission;
 
 afl_device *afl_device_get(aflock_ctx *ctx, uint64_t key); /* NULL: out of memory */
 void afl_device_put(aflock_ctx *ctx, afl_device *device);
-void afl_devices_free(aflock_ctx *ctx); /* whatever still refers to them */
+bool afl_admission_init(aflock_ctx *ctx); /* false: out of memory */
+/* Whatever still refers to it. Runs that are under way belong to their workers; forked: there are none. */
+void afl_admission_free(aflock_ctx *ctx, bool forked);
 /* `path`: what the job is about, if it leads somewhere; lives as long as the job. */
 void afl_admission_submit(aflock_ctx *ctx, aflock_job *job, afl_device *device, const char *path, aflock_lane lane);
 bool afl_admission_goes_astray(aflock_job *job);             /* [W] before it runs */
