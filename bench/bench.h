@@ -8,7 +8,7 @@
  *   report.c     the table and the JSON file            trap.c      counting system calls and allocations
  *   cycle.c      acquire and release, uncontended       handoff.c   from holder to waiter, inside and between processes
  *   pool.c       round trips through the thread pool    waiters.c   many waiters on one path
- *   stall.c      a loop while the file system stalls
+ *   stall.c      a loop while the file system stalls            loops.c      the adapters
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -106,6 +106,8 @@ void row_system_calls(void);
 void row_allocations(void);
 void row_handoff(void);
 void row_pool(void);
+void row_loops(void);
+void row_lateness(void);
 void row_waiters(void);
 void row_processes(void);
 void row_stall(void);
