@@ -81,6 +81,16 @@ aflock_add_test(manual COMMAND mandoc -T lint -W warning "${PROJECT_SOURCE_DIR}/
 aflock_add_test(demo COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/demo" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
 aflock_add_test(poll_loop COMMAND poll_loop)
 
+# ---------------------------------------------------------------------------------------- the examples on other loops
+
+foreach(example IN ITEMS libevent_journal libev_spool libuv_mix)
+    if(TARGET ${example})
+        aflock_add_test(examples.${example} TIMEOUT 120 COMMAND /usr/bin/python3
+            "${CMAKE_CURRENT_SOURCE_DIR}/examples/${example}" $<TARGET_FILE:${example}>
+        )
+    endif()
+endforeach()
+
 # ------------------------------------------------------------------------------------------------------------ real NFS
 
 add_subdirectory(nfs)
