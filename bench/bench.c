@@ -21,6 +21,7 @@ static const struct {
     {"pool", row_pool, "round trips through the thread pool against libuv's"},
     {"loops", row_loops, "acquire, callback, release on libevent, libev and libuv against the epoll adapter"},
     {"lateness", row_lateness, "how late deadlines are answered on each loop"},
+    {"health", row_health, "an HTTP server answers while others wait for its lock, against one without a lock"},
     {"waiters", row_waiters, "10,000 waiters on one path: memory, system calls, processor"},
     {"stall", row_stall, "a loop while every file-system call takes 200 ms, against one without locks"},
     {"processes", row_processes, "from holder to waiter between processes against a blocked flock"},

@@ -9,6 +9,7 @@
  *   cycle.c      acquire and release, uncontended       handoff.c   from holder to waiter, inside and between processes
  *   pool.c       round trips through the thread pool    waiters.c   many waiters on one path
  *   stall.c      a loop while the file system stalls            loops.c      the adapters
+ *   health.c     an HTTP server with a lock
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -108,6 +109,7 @@ void row_handoff(void);
 void row_pool(void);
 void row_loops(void);
 void row_lateness(void);
+void row_health(void);
 void row_waiters(void);
 void row_processes(void);
 void row_stall(void);

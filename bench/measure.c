@@ -84,9 +84,9 @@ void bench_compare(bench_line *line, bench_slice ours, bench_slice theirs, void 
         run_block(side, 3, state, result);
         mine[b] = result[0];
         other[b] = result[1];
-        line->ratio[b] = result[0] / result[1];
-        line->control[b] = result[2] / result[1];
-        line->spread = fmax(line->spread, fabs(line->control[b] - 1));
+        line->ratio[b] = line->difference ? result[0] - result[1] : result[0] / result[1];
+        line->control[b] = line->difference ? result[2] - result[1] : result[2] / result[1];
+        line->spread = fmax(line->spread, fabs(line->control[b] - (line->difference ? 0 : 1)));
     }
     line->ours = bench_median(mine, bench.blocks);
     line->theirs = bench_median(other, bench.blocks);
