@@ -4,7 +4,7 @@
  * libevent has no call; but events that are marked internal are not counted. Nor are their callbacks: a round that ran
  * nothing else makes EVLOOP_ONCE wait on. So `ready` only activates `turn`, in which all the work is done. `turn` is
  * also a timer of no delay: what the library wants soon comes after everybody else's events, and costs no system call.
- * `alive` is a timer that never comes, and keeps the base going while it is pending.
+ * `alive` is a timer that never comes, is pending all the time, and keeps the base going while it is not marked.
  *
  * event_base_free removes all events, and nothing else removes `ready`: if it is not there, the base is gone.
  */
@@ -17,7 +17,7 @@
 #include <event2/event_struct.h>
 #include <stdlib.h>
 
-enum { NEVER = 30 * 24 * 60 * 60 }; /* seconds; if it comes, the timer starts again */
+enum { NEVER = 30 * 24 * 60 * 60 }; /* seconds; when it comes, it starts again */
 
 struct adapter {
     aflock_kit *kit;
@@ -81,41 +81,39 @@ static void on_turn(evutil_socket_t fd, short what, void *user)
         aflock_host_turn(adapter->ctx);
 }
 
-/* Adds a timer. Where there is no memory for it the event becomes active instead, for which none is needed. */
-static void start(struct event *timer, time_t seconds)
-{
-    struct timeval delay = {.tv_sec = seconds};
-    if (event_add(timer, &delay) != 0)
-        event_active(timer, EV_TIMEOUT, 0);
-}
-
 static void on_alive(evutil_socket_t fd, short what, void *user)
 {
-    (void)fd;
-    (void)what;
-    struct adapter *adapter = user;
-    start(&adapter->alive, NEVER);
+    (void)fd, (void)what, (void)user;
+}
+
+/* To change what is counted, the timer must not be pending. Its place among the timers is still free afterwards: only
+ * at first there may be no memory for it. */
+static int count_alive(struct adapter *adapter, int on)
+{
+    const struct timeval delay = {.tv_sec = NEVER};
+    short *flags = &adapter->alive.ev_evcallback.evcb_flags;
+    event_del(&adapter->alive);
+    *flags = (short)(on ? *flags & ~EVLIST_INTERNAL : *flags | EVLIST_INTERNAL);
+    return event_add(&adapter->alive, &delay);
 }
 
 /* ------------------------------------------------------------------------------------------------ what the kit calls
  */
 
+/* Where there is no memory for a timer the event becomes active at once, for which none is needed. */
 static void on_defer(void *self)
 {
     struct adapter *adapter = self;
-    if (adapter->base != NULL && !base_is_gone(adapter))
-        start(&adapter->turn, 0);
+    const struct timeval delay = {.tv_sec = 0};
+    if (adapter->base != NULL && !base_is_gone(adapter) && event_add(&adapter->turn, &delay) != 0)
+        event_active(&adapter->turn, EV_TIMEOUT, 0);
 }
 
 static void on_keep_alive(void *self, int on)
 {
     struct adapter *adapter = self;
-    if (adapter->base == NULL || base_is_gone(adapter))
-        return;
-    if (on)
-        start(&adapter->alive, NEVER);
-    else
-        event_del(&adapter->alive);
+    if (adapter->base != NULL && !base_is_gone(adapter))
+        count_alive(adapter, on);
 }
 
 static void on_closed(void *self, int forked)
@@ -135,12 +133,15 @@ void aflock_libevent_options_init(aflock_libevent_options *options)
 
 static int enter_base(struct adapter *adapter, struct event_base *base)
 {
-    event_assign(&adapter->ready, base, aflock_kit_fd(adapter->kit), EV_READ | EV_PERSIST, on_ready, adapter);
+    int fd = aflock_kit_fd(adapter->kit);
+    evutil_make_socket_nonblocking(fd); /* libevent's debug mode insists */
+    event_assign(&adapter->ready, base, fd, EV_READ | EV_PERSIST, on_ready, adapter);
     event_assign(&adapter->turn, base, -1, 0, on_turn, adapter);
-    event_assign(&adapter->alive, base, -1, 0, on_alive, adapter);
+    event_assign(&adapter->alive, base, -1, EV_PERSIST, on_alive, adapter);
     adapter->ready.ev_evcallback.evcb_flags |= EVLIST_INTERNAL;
-    if (event_add(&adapter->ready, NULL) != 0) {
+    if (event_add(&adapter->ready, NULL) != 0 || count_alive(adapter, 0) != 0) {
         int status = afl_status(errno);
+        event_del(&adapter->ready);
         forget_events(adapter);
         return status;
     }

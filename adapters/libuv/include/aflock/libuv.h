@@ -17,7 +17,8 @@
  * Handles: four, closed by aflock_ctx_free and aflock_ctx_abandon. As with every libuv handle their memory is freed
  * when the loop has run once more; uv_loop_close answers UV_EBUSY before. A program that closes all handles of a loop
  * (uv_walk, uv_close) may close ours, too, before or after the context is freed: from then on requests are taken and
- * not answered until aflock_ctx_free, which works even after uv_loop_close.
+ * not answered until aflock_ctx_free, which works even after uv_loop_close. Handles closed by both are gone after two
+ * rounds of the loop; uv_run(loop, UV_RUN_DEFAULT) makes them.
  *
  * Threads: the context belongs to the thread that made it, and the loop has to run there.
  *
@@ -43,10 +44,11 @@ typedef struct aflock_libuv_options {
     const aflock_ctx_options *ctx;          /* NULL: defaults */
     const struct aflock_pool_options *pool; /* NULL: defaults */
     const struct aflock_executor *executor; /* instead of the built-in pool; NULL: built-in */
-    unsigned
-        uv_threads; /* not 0: calls that may block run on libuv's global pool (uv_queue_work), at most so many at
-                       once. Then calls that hang take its threads, the loop stays alive until they return, and
-                       that of a child that is forked meanwhile for ever. Not together with `pool` or `executor`. */
+    /* Not 0: calls that may block run on libuv's global pool (uv_queue_work), at most so many at once. Then calls that
+     * hang take its threads, the loop stays alive until they return, and that of a child that is forked meanwhile for
+     * ever; if the handles are closed first, aflock_ctx_free spends its grace in vain and gives up the files itself.
+     * Not together with `pool` or `executor`. */
+    unsigned uv_threads;
 } aflock_libuv_options;
 
 AFLOCK_API void aflock_libuv_options_init(aflock_libuv_options *options);
