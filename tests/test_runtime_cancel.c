@@ -58,6 +58,41 @@ START_TEST(an_attempt_that_is_not_under_way_yet_or_is)
 }
 END_TEST
 
+static int count_calls(int fd, void *user)
+{
+    (void)fd;
+    ++*(int *)user;
+    return 0;
+}
+
+/* The lock was won, and what the request wishes is on its way to a worker when it leaves. */
+START_TEST(the_wishes_of_a_request_leave_with_it)
+{
+    aflock_req req;
+    int calls = 0;
+    fake_start(&h, 4, false, NULL);
+    aflock *lock = fake_open_lock(&h, "f", AFLOCK_IO_POOL);
+    aflock_acquire_options o = fake_options(AFLOCK_FOREVER);
+    o.on_acquired = count_calls;
+    o.on_acquired_user = &calls;
+    fake_release(lock, fake_hold(&h, lock, &a, &o), NULL);
+    fake_work(&h);
+    ck_assert_int_eq(calls, 1);
+    ck_assert_int_eq(fake_acquire(lock, &o, &b, &req), 0);
+    fake_run(&h, 0);
+    fake_settle(&h);
+    ck_assert_uint_eq(h.job_count, 1);
+    ck_assert_uint_eq(b.count, 0);
+    ck_assert_int_eq(fake_cancel(lock, req), 0);
+    fake_settle(&h);
+    ck_answered(b, AFLOCK_ECANCELED);
+    fake_work(&h);
+    ck_assert_int_eq(calls, 1);
+    ck_assert(fake_is_free(fake_path("f")));
+    ck_assert_int_eq(fake_free(&h, 0), 0);
+}
+END_TEST
+
 START_TEST(a_grant_that_is_not_delivered)
 {
     aflock_req req;
@@ -373,6 +408,7 @@ int main(void)
 {
     const TTest *const tests[] = {a_waiter_and_a_head,
                                   an_attempt_that_is_not_under_way_yet_or_is,
+                                  the_wishes_of_a_request_leave_with_it,
                                   a_grant_that_is_not_delivered,
                                   a_release_under_way,
                                   a_refused_request_whose_roll_back_is_under_way,
