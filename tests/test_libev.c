@@ -204,8 +204,7 @@ enum { CONTEXTS = 8 };
 static void free_other(struct ev_loop *in, ev_timer *timer, int events)
 {
     (void)in, (void)events;
-    aflock_ctx **other = timer->data;
-    loop_free_context(other);
+    loop_free_context(timer->data);
 }
 
 START_TEST(test_eight_contexts)
@@ -401,8 +400,8 @@ START_TEST(test_bad_arguments)
     aflock_libev_options options;
     aflock_pool_options pool;
     aflock_ctx_options ctx_options;
-    aflock_ctx *made = loop_context;
     begin();
+    aflock_ctx *made = loop_context;
     aflock_libev_options_init(NULL);
     ck_assert_int_eq(aflock_libev_new(NULL, loop, NULL), AFLOCK_EINVAL);
     for (size_t size = 0; size <= sizeof options + 1; size += size == 0 ? sizeof options + 1 : 1) {
@@ -454,8 +453,8 @@ END_TEST
 START_TEST(test_the_default_loop)
 {
     static const char NO_SUCH_BACKEND[] = "32"; /* Solaris' */
-    aflock_ctx *made = loop_context;
     begin();
+    aflock_ctx *made = loop_context;
     ck_assert_int_eq(setenv("LIBEV_FLAGS", NO_SUCH_BACKEND, 1), 0);
     ck_assert_int_eq(aflock_libev_new(&made, NULL, NULL), AFLOCK_EINVAL);
     ck_assert_ptr_null(made);

@@ -259,8 +259,7 @@ enum { CONTEXTS = 8 };
 static void free_other(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
-    aflock_ctx **other = user;
-    loop_free_context(other);
+    loop_free_context(user);
 }
 
 START_TEST(test_eight_contexts)
@@ -558,10 +557,16 @@ END_TEST
 
 static char order[8];
 
+static void append(const char *text)
+{
+    size_t length = strlen(order);
+    snprintf(order + length, sizeof order - length, "%s", text);
+}
+
 static void note(evutil_socket_t fd, short what, void *user)
 {
     (void)fd, (void)what;
-    strcat(order, user);
+    append(user);
 }
 
 static void note_and_activate(evutil_socket_t fd, short what, void *user)
@@ -573,7 +578,7 @@ static void note_and_activate(evutil_socket_t fd, short what, void *user)
 static void note_lock(aflock *l)
 {
     (void)l;
-    strcat(order, "L");
+    append("L");
 }
 
 START_TEST(test_the_middle_priority)
@@ -607,8 +612,8 @@ START_TEST(test_bad_arguments)
     aflock_libevent_options options;
     aflock_pool_options pool;
     aflock_ctx_options ctx_options;
-    aflock_ctx *made = loop_context;
     begin();
+    aflock_ctx *made = loop_context;
     aflock_libevent_options_init(NULL);
     ck_assert_int_eq(aflock_libevent_new(NULL, base, NULL), AFLOCK_EINVAL);
     ck_assert_int_eq(aflock_libevent_new(&made, NULL, NULL), AFLOCK_EINVAL);

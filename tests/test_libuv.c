@@ -693,8 +693,7 @@ START_TEST(test_given_up_without_a_loop)
         end_loop();
         loop_answer late = {0};
         loop_acquire(loop_open(loop_context, "other", AFLOCK_IO_POOL, LOOP_NEVER), &late);
-        ck_assert_int_eq(aflock_ctx_free(loop_context, 20 * AFLOCK_MILLISECOND),
-                         1); /* not in time, as nobody does it */
+        ck_assert_int_eq(aflock_ctx_free(loop_context, 20 * AFLOCK_MILLISECOND), 1); /* as nobody does it */
         ck_assert_int_eq(late.status, AFLOCK_ECLOSED);
     } else {
         ck_assert_int_eq(aflock_ctx_free(loop_context, AFLOCK_SECOND), 0);
@@ -745,8 +744,8 @@ START_TEST(test_bad_arguments)
     aflock_libuv_options options;
     aflock_pool_options pool;
     aflock_ctx_options ctx_options;
-    aflock_ctx *made = loop_context;
     begin();
+    aflock_ctx *made = loop_context;
     aflock_libuv_options_init(NULL);
     ck_assert_int_eq(aflock_libuv_new(NULL, loop, NULL), AFLOCK_EINVAL);
     ck_assert_int_eq(aflock_libuv_new(&made, NULL, NULL), AFLOCK_EINVAL);
