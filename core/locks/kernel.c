@@ -458,7 +458,7 @@ static bool lock_line(char *text, void *user)
     unsigned major, minor;
     long long pid;
     unsigned long long ino;
-    if (sscanf(text, "%*s %15s%*[ ]%*s %15s%*[ ]%lld %x:%x:%llu", kind, access, &pid, &major, &minor, &ino) != 6)
+    if (sscanf(text, "%*s %15s%*[ ]%*s %15s%*[ ]%lld%*[ ]%x:%x:%llu", kind, access, &pid, &major, &minor, &ino) != 6)
         return true;
     char device[32];
     snprintf(device, sizeof device, "%u:%u", major, minor);
