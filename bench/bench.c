@@ -24,6 +24,9 @@ static const struct {
     {"health", row_health, "an HTTP server answers while others wait for its lock, against one without a lock"},
     {"waiters", row_waiters, "10,000 waiters on one path: memory, system calls, processor"},
     {"stall", row_stall, "a loop while every file-system call takes 200 ms, against one without locks"},
+    {"waiting", row_waiting, "what waiting costs, and how soon it ends: killed holders, Python, a crowd"},
+    {"greedy", row_greedy, "processes with deep queues share a lock: shares, longest wait"},
+    {"contend", row_contend, "1, 2, 10 and 100 processes contend, against raw inotify waiters"},
     {"processes", row_processes, "from holder to waiter between processes against a blocked flock"},
 };
 enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MAX_FILES = 64 };

@@ -10,6 +10,8 @@
  *   pool.c       round trips through the thread pool    waiters.c   many waiters on one path
  *   stall.c      a loop while the file system stalls            loops.c      the adapters
  *   health.c     an HTTP server with a lock
+ *   contend.c    many processes that want one lock
+ *   waiting.c    what waiting costs, and how soon it ends
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -42,7 +44,9 @@ typedef struct bench_line {
 typedef enum { MET, NOISE, MISSED, REPORTED } bench_verdict;
 
 bench_verdict bench_judge(const bench_line *line);
-void bench_add(const bench_line *line);                   /* to the report; copies */
+void bench_add(const bench_line *line); /* to the report; copies */
+/* The distribution of what was measured: percentiles 0 to 100. Sorts the values. */
+void bench_curve(const char *row, const char *what, const char *unit, double *values, size_t count);
 void bench_skip(const char *row, const char *format, ...) /* the row cannot be measured here */
     __attribute__((format(printf, 2, 3)));
 bool bench_print(void);                  /* the table; false: something was missed */
@@ -110,6 +114,9 @@ void row_pool(void);
 void row_loops(void);
 void row_lateness(void);
 void row_health(void);
+void row_waiting(void);
+void row_greedy(void);
+void row_contend(void);
 void row_waiters(void);
 void row_processes(void);
 void row_stall(void);

@@ -9,13 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LINES = 64 };
+enum { MAX_LINES = 64, MAX_CURVES = 16, PERCENTILES = 101 };
 
 typedef struct skipped {
     const char *row;
     char why[160];
 } skipped;
 
+typedef struct curve {
+    const char *row, *what, *unit;
+    double percentile[PERCENTILES];
+} curve;
+
+static curve curves[MAX_CURVES];
+static size_t curve_count;
 static bench_line lines[MAX_LINES];
 static skipped skips[MAX_LINES];
 static size_t line_count, skip_count;
@@ -45,6 +52,18 @@ void bench_add(const bench_line *line)
         return;
     lines[line_count++] = *line;
     fprintf(stderr, "  %s: %s\n", line->row, line->what);
+}
+
+void bench_curve(const char *row, const char *what, const char *unit, double *values, size_t count)
+{
+    bench_check(curve_count < MAX_CURVES && count > 0 ? 0 : AFLOCK_EINVAL, "too many curves");
+    curve *c = &curves[curve_count++];
+    c->row = row;
+    c->what = what;
+    c->unit = unit;
+    bench_median(values, count); /* sorts */
+    for (size_t i = 0; i < PERCENTILES; i++)
+        c->percentile[i] = values[i * (count - 1) / (PERCENTILES - 1)];
 }
 
 void bench_skip(const char *row, const char *format, ...)
@@ -135,6 +154,19 @@ static void add_line(cJSON *rows, const bench_line *line)
     cJSON_AddItemToArray(rows, row);
 }
 
+static void add_curves(cJSON *all)
+{
+    cJSON *array = cJSON_AddArrayToObject(all, "curves");
+    for (size_t i = 0; i < curve_count; i++) {
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddStringToObject(one, "row", curves[i].row);
+        cJSON_AddStringToObject(one, "what", curves[i].what);
+        cJSON_AddStringToObject(one, "unit", curves[i].unit);
+        add_numbers(one, "percentiles", curves[i].percentile, PERCENTILES);
+        cJSON_AddItemToArray(array, one);
+    }
+}
+
 static char *json_text(void)
 {
     cJSON *all = cJSON_CreateObject();
@@ -143,6 +175,7 @@ static char *json_text(void)
     cJSON *rows = cJSON_AddArrayToObject(all, "rows");
     for (size_t i = 0; i < line_count; i++)
         add_line(rows, &lines[i]);
+    add_curves(all);
     cJSON *not_run = cJSON_AddArrayToObject(all, "skipped");
     for (size_t i = 0; i < skip_count; i++) {
         cJSON *skip = cJSON_CreateObject();

@@ -4,6 +4,7 @@
 #include <aflock/epoll.h>
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@ enum { WAITERS = 10000 };
 #define BYTES_BAR (256 + 256.0 * 64 / WAITERS + 8.0 / 64 + 1)
 
 typedef struct crowd {
+    size_t count;
     aflock_ctx *ctx;
     aflock *lock;
     int holder; /* a descriptor of its own: to the kernel somebody else */
@@ -46,7 +48,7 @@ static void crowd_gather(crowd *c, bool owners)
     aflock_acquire_options a;
     aflock_acquire_options_init(&a);
     a.timeout = 3600 * AFLOCK_SECOND;
-    for (size_t i = 0; i < WAITERS; i++) {
+    for (size_t i = 0; i < c->count; i++) {
         a.owner = owners ? &c->owners[i] : NULL;
         bench_check(aflock_acquire(c->lock, &a, on_end, NULL, NULL), "aflock_acquire");
     }
@@ -131,9 +133,37 @@ static void report_processor(crowd *c)
     crowd_close(c);
 }
 
+/* What fewer of them cost: for the picture. */
+static void report_fewer(crowd *c)
+{
+    static const size_t COUNTS[] = {10, 100, 1000};
+    static char what[2 * sizeof COUNTS / sizeof *COUNTS][64];
+    for (size_t i = 0; i < sizeof COUNTS / sizeof *COUNTS; i++) {
+        c->count = COUNTS[i];
+        crowd_open(c, true);
+        size_t before = bench_hooked.bytes;
+        crowd_gather(c, false);
+        snprintf(what[2 * i], sizeof what[0], "%zu waiters: memory of one", c->count);
+        bench_add(&(bench_line){.row = "waiters",
+                                .what = what[2 * i],
+                                .unit = "bytes",
+                                .ours = (double)(bench_hooked.bytes - before) / (double)c->count});
+        crowd_close(c);
+        long calls = bench_count_calls(counted_wait, c);
+        snprintf(what[2 * i + 1], sizeof what[0], "%zu waiters: system calls a second", c->count);
+        if (calls >= 0)
+            bench_add(&(bench_line){.row = "waiters",
+                                    .what = what[2 * i + 1],
+                                    .unit = "calls",
+                                    .ours = (double)calls * (double)AFLOCK_SECOND / (double)while_of()});
+    }
+    c->count = WAITERS;
+}
+
 void row_waiters(void)
 {
-    static crowd c;
+    static crowd c = {.count = WAITERS};
+    report_fewer(&c);
     report_bytes(&c, false);
     report_bytes(&c, true);
     report_calls(&c);
