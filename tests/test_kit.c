@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -24,6 +25,12 @@ struct report {
     unsigned events;
 };
 
+struct change {
+    aflock_notify *notify;
+    unsigned what;
+    char name[16];
+};
+
 struct aflock_ctx {
     int timers;
     uint64_t fired; /* when the last one did */
@@ -32,6 +39,9 @@ struct aflock_ctx {
     int check;
     int reports;
     struct report report[512];
+    int changes;
+    struct change change[512];
+    void (*on_change)(aflock_notify *notify, unsigned what);
     void (*on_ready)(aflock_watch *watch, unsigned events);
     void (*on_turn)(void);
 };
@@ -55,6 +65,18 @@ void aflock_host_ready(aflock_ctx *c, aflock_watch *watch, unsigned events)
     c->turn_is_last = 0;
     if (c->on_ready != NULL)
         c->on_ready(watch, events);
+}
+
+void aflock_host_changed(aflock_ctx *c, aflock_notify *notify, unsigned what, const char *name)
+{
+    ck_assert_int_lt(c->changes, (int)(sizeof c->change / sizeof c->change[0]));
+    struct change *change = &c->change[c->changes++];
+    *change = (struct change){.notify = notify, .what = what};
+    if (name != NULL)
+        snprintf(change->name, sizeof change->name, "%s", name);
+    c->turn_is_last = 0;
+    if (c->on_change != NULL)
+        c->on_change(notify, what);
 }
 
 void aflock_host_turn(aflock_ctx *c)
@@ -220,7 +242,7 @@ START_TEST(test_host_is_filled_in)
     ck_assert_str_eq(loop->name, "name");
     ck_assert_uint_ge(loop->resolution, 1);
     ck_assert_uint_eq(host.executor->width, 4);
-    ck_assert_ptr_null(host.notifier);
+    ck_assert_ptr_nonnull(host.notifier);
     ck_assert_ptr_eq(aflock_kit_adapter(kit), &adapter);
     teardown();
 }

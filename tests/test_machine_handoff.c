@@ -315,6 +315,49 @@ END_TEST
 
 /* ---------------------------------------------------------------------------------------------- run and pause */
 
+/* Who pauses meanwhile meets it. */
+START_TEST(a_run_lasts_longer_than_a_pause)
+{
+    afl_request *holder = a;
+    d.machine.config.handoff_least = 500 * US;
+    driver_hold(&d, p, a);
+    ck_assert_uint_eq(ping_pong(&holder, 10 * US, 100), 49); /* until 500 us are over */
+    pause_and_win(&holder);
+    d.machine.config.handoff_time = 300 * US;
+    driver_pass(&d, 20 * MS); /* a pause is due again */
+    ck_assert_uint_le(ping_pong(&holder, 10 * US, 100), 30);
+}
+END_TEST
+
+/* Who was met once is expected for so many pauses, although he wakes up too late for them. */
+START_TEST(somebody_foreign_is_expected_for_a_while)
+{
+    afl_request *holder = a;
+    d.poll = 1 * MS;
+    d.machine.config.foreign_pauses = 3;
+    driver_hold(&d, p, a);
+    ping_pong(&holder, 1 * US, 100);
+    afl_request *next = holder == a ? b : a;
+    driver_see(&d, "release p");
+    driver_done(&d, p, DONE);
+    driver_see(&d, "");
+    driver_next_timer(&d, 250 * US);
+    driver_see(&d, next == a ? "try p a" : "try p b");
+    driver_done(&d, p, CONTENDED);
+    driver_see(&d, "");
+    driver_next_timer(&d, 1 * MS);
+    driver_see(&d, next == a ? "try p a" : "try p b");
+    driver_done(&d, p, WON);
+    driver_see(&d, next == a ? "a held" : "b held");
+    holder = next;
+    for (int i = 0; i < 3; i++) {
+        ck_assert_uint_eq(ping_pong(&holder, 1 * US, 100), 15);
+        pause_and_win(&holder);
+    }
+    ck_assert_uint_gt(ping_pong(&holder, 1 * US, 100), 15);
+}
+END_TEST
+
 START_TEST(a_run_ends_after_so_many_grants)
 {
     afl_request *holder = a;
@@ -492,6 +535,8 @@ int main(void)
         a_run_ends_after_so_long,
         a_run_ends_for_nobody_else_only,
         no_pause_more_often_than_the_interval_while_alone,
+        a_run_lasts_longer_than_a_pause,
+        somebody_foreign_is_expected_for_a_while,
         a_pause_each_run_while_somebody_foreign_is_there,
         a_hint_does_not_shorten_the_pause,
         a_newcomer_does_not_shorten_the_pause,

@@ -143,6 +143,8 @@ END_TEST
 
 /* ------------------------------------------------------------------------------------------------------ fairness */
 
+#define HOLD_TIME (40 * US)
+
 enum { MANY = 40 };
 static fake_answer many[MANY];
 static unsigned granted;
@@ -152,6 +154,7 @@ static void pass_on(fake_answer *answer, aflock *lock)
     if (answer->result.status != 0)
         return;
     granted++;
+    h.now += HOLD_TIME;
     ck_assert_int_eq(aflock_depth(lock, NULL), 1);
     ck_assert_int_eq(fake_release(lock, answer->result.req, NULL), 0);
 }
@@ -178,7 +181,8 @@ START_TEST(first_come_first_served_over_all_locks_of_a_path)
 }
 END_TEST
 
-/* A hold that is handed on costs no system call. After 16 the file is really given up, and not tried for 250 us. */
+/* A hold that is handed on costs no system call. After 16, which took longer than two pauses, the file is really given
+ * up, and not tried for 250 us. */
 START_TEST(a_run_of_hand_offs_makes_no_system_call_and_ends)
 {
     fake_start(&h, 4, false, NULL);

@@ -1,11 +1,11 @@
-/* The kit: the library's timer, wake-up and watches behind one descriptor.
+/* The kit: the library's timer, wake-up, watches and notifier behind one descriptor.
  *
- * The descriptor is an epoll instance with a timerfd, an eventfd and what the library watches. It never blocks, never
- * calls back into the adapter except through the functions of its options, and runs the turn last, when it has no more
- * use for its own state. Closing it only closes descriptors and frees memory, which is why it is the same in a child
- * process: nothing that is shared with the parent changes.
+ * The descriptor is an epoll instance with a timerfd, an eventfd, an inotify instance and what the library watches. It
+ * never blocks, never calls back into the adapter except through the functions of its options, and runs the turn last,
+ * when it has no more use for its own state. Closing it only closes descriptors and frees memory, which is why it is
+ * the same in a child process: nothing that is shared with the parent changes.
  */
-#include "internal.h"
+#include "listener.h"
 
 #include <aflock/kit.h>
 
@@ -41,6 +41,7 @@ struct aflock_kit {
     atomic_int woken; /* `event` was written, or is about to be, since the last turn began */
     struct afl_alarm alarm;
     struct source *sources;
+    struct afl_listener listener;
 
     /* What is being reported. Watches come and go meanwhile. */
     struct epoll_event batch[BATCH];
@@ -233,6 +234,8 @@ void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx)
         const struct epoll_event *event = &kit->batch[kit->at];
         if (event->data.ptr == &kit->event)
             take_wakes(kit);
+        else if (event->data.ptr == &kit->listener)
+            afl_listener_report(&kit->listener, ctx);
         else if (event->data.ptr != &kit->alarm && event->data.ptr != NULL)
             report(kit, ctx, event->data.ptr, afl_epoll_ready(event->events));
         else if (event->data.ptr != NULL && afl_alarm_due(&kit->alarm))
@@ -265,6 +268,7 @@ static void kit_close(void *self, int forked)
         }
         free(source);
     }
+    afl_listener_close(&kit->listener, forked); /* if there was no context to do it */
     close_descriptor(kit->alarm.fd);
     close_descriptor(kit->event);
     close_descriptor(kit->epoll);
@@ -288,6 +292,7 @@ static int open_descriptors(aflock_kit *kit)
     kit->epoll = afl_beyond_streams(epoll_create1(EPOLL_CLOEXEC));
     if (kit->epoll < 0)
         return afl_status(errno);
+    afl_listener_init(&kit->listener, kit->epoll);
     kit->event = afl_beyond_streams(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (kit->event < 0)
         return afl_status(errno);
@@ -309,6 +314,7 @@ static aflock_kit *make_kit(const aflock_kit_options *options)
     kit->options = *options;
     kit->epoll = kit->event = -1;
     kit->alarm = AFL_ALARM_NONE;
+    kit->listener.fd = -1;
     kit->loop = (aflock_loop){
         .size = sizeof kit->loop,
         .self = kit,
@@ -349,6 +355,7 @@ int aflock_kit_new(aflock_kit **out, aflock_host *host, const aflock_kit_options
         .size = sizeof *host,
         .loop = &kit->loop,
         .executor = options.executor != NULL ? options.executor : &kit->pool,
+        .notifier = &kit->listener.notifier,
     };
     *out = kit;
     return 0;

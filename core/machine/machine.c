@@ -375,13 +375,17 @@ static bool start_undo(afl_machine *m, afl_path *p, afl_op op, uint64_t now, afl
     return begin(m, p, op, NULL, a);
 }
 
-/* Is the run of hand-offs over, so that the file has to be given up? Starts a new run when nobody foreign is there. */
+/* Is the run of hand-offs over, so that the file has to be given up? Starts a new run when nobody foreign is there.
+ *
+ * Many short holds could be over in no time. Then the other side would not meet us: it pauses, too, and would find the
+ * file free each time. So a run lasts longer than a pause. */
 static bool run_is_over(afl_machine *m, afl_path *p, uint64_t now)
 {
     const afl_machine_config *c = &m->config;
     if (p->fresh || p->holders)
         return false;
-    if (p->run_grants < c->handoff_grants && now - p->run_started < c->handoff_time)
+    uint64_t age = now - p->run_started;
+    if (age < c->handoff_time && (p->run_grants < c->handoff_grants || age < c->handoff_least))
         return false;
     if (p->foreign || !p->paused || now - p->last_pause >= c->pause_interval)
         return true;
@@ -658,10 +662,16 @@ static void tried_won(afl_path *p, const afl_outcome *o, uint64_t now)
     p->release_at = 0;
 }
 
+/* Somebody who wakes up too late for one pause is there for the next. */
+static void meet_foreign(const afl_machine *m, afl_path *p)
+{
+    p->foreign = m->config.foreign_pauses > 0 ? m->config.foreign_pauses : 1;
+}
+
 static void tried_contended(afl_machine *m, afl_path *p, afl_request *r, uint64_t now)
 {
     p->op_for = NULL;
-    p->foreign = true;
+    meet_foreign(m, p);
     if (p->grip == AFL_GRIP_PENDING)
         p->beat_at = add(now, p->beat_interval);
     if (r && r->once)
@@ -727,7 +737,7 @@ static void done_adopt(afl_machine *m, afl_path *p, const afl_outcome *o, uint64
             readmit(m, p, NULL, now); /* who could have joined the holders waits for them now: it may be a cycle */
     }
     if (p->grip != AFL_GRIP_HELD) { /* lost while it was converted: nothing is left to give up */
-        p->foreign = true;
+        meet_foreign(m, p);
         answer_failing(m, p, 0, now);
         answer_releaser(m, p, 0, now);
     }
@@ -770,7 +780,8 @@ static void done_undo(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
         p->pause_until = add(now, m->config.handoff_pause);
         p->last_pause = now;
         p->paused = true;
-        p->foreign = false;
+        if (p->foreign > 0)
+            p->foreign--;
     }
     p->give_up = false;
 }
@@ -811,9 +822,9 @@ void afl_machine_watched(afl_machine *m, afl_path *p, bool watching, uint64_t no
     make_ready(m, p);
 }
 
-void afl_machine_hint(afl_machine *m, afl_path *p, bool lost, uint64_t now)
+void afl_machine_hint(afl_machine *m, afl_path *p, afl_hint hint, uint64_t now)
 {
-    if (lost && p->watching) {
+    if (hint == AFL_HINT_LOST && p->watching) {
         p->unwatch = true;
         p->notify = false;
     }
@@ -825,7 +836,7 @@ void afl_machine_hint(afl_machine *m, afl_path *p, bool lost, uint64_t now)
         p->hinted = true;
         return;
     }
-    p->rung = lost ? RUNGS : 0;
+    p->rung = hint == AFL_HINT_CHANGED ? 0 : hint == AFL_HINT_AGAIN ? RUNGS - 1 : RUNGS;
     p->retry_at = now;
     make_ready(m, p);
 }

@@ -148,7 +148,8 @@ struct afl_path {
     bool hinted;            /* something changed while an operation ran */
     bool fresh;             /* won by a try, nobody got it yet */
     bool give_up;           /* the run of hand-offs is over: release, then pause */
-    bool paused, foreign;   /* there was a pause; somebody foreign was met since */
+    bool paused;            /* there was a pause */
+    uint8_t foreign;        /* pauses for which it counts that somebody foreign was met */
     bool verify, convert;   /* of the ADOPT in flight */
     uint8_t tried_mode;     /* of the TRY in flight */
     uint8_t rung;           /* of the retry ladder; RUNGS: off */
@@ -167,8 +168,10 @@ struct afl_path {
 typedef struct afl_machine_config {
     uint32_t handoff_grants;
     uint64_t handoff_time;
+    uint64_t handoff_least; /* a run is not over before, unless handoff_time is */
     uint64_t handoff_pause;
     uint64_t pause_interval;
+    uint8_t foreign_pauses;  /* how many those are; 0: 1 */
     uint64_t check_interval; /* of hand-offs after which ADOPT verifies */
 } afl_machine_config;
 
@@ -218,9 +221,15 @@ int afl_machine_release(afl_machine *m, afl_request *r, bool answer, uint64_t no
 bool afl_machine_next(afl_machine *m, uint64_t now, afl_action *action);
 void afl_machine_done(afl_machine *m, afl_path *p, const afl_outcome *outcome, uint64_t now);
 
-/* Whether WATCH succeeded, before the next afl_machine_next; and: something changed on disk. */
+/* Whether WATCH succeeded, before the next afl_machine_next. */
 void afl_machine_watched(afl_machine *m, afl_path *p, bool watching, uint64_t now);
-void afl_machine_hint(afl_machine *m, afl_path *p, bool lost, uint64_t now);
+
+typedef enum afl_hint {
+    AFL_HINT_CHANGED, /* something changed on disk: now is the time to try, and to try again a little later */
+    AFL_HINT_LOST,    /* ... and what changes after it will not be heard */
+    AFL_HINT_AGAIN    /* it has changed so often that one try has to do, and a last one a little later */
+} afl_hint;
+void afl_machine_hint(afl_machine *m, afl_path *p, afl_hint hint, uint64_t now);
 
 /* The head's poll interval changed. */
 void afl_machine_repoll(afl_machine *m, afl_path *p, uint64_t now);

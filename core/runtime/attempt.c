@@ -61,6 +61,8 @@ static void complete(afl_place *p)
     uint64_t now = ctx->now, pause = p->path.pause_until;
     bool undo = p->path.op == AFL_OP_RELEASE || p->path.op == AFL_OP_WITHDRAW;
     trace_outcome(ctx, p, o);
+    if (p->path.op == AFL_OP_TRY)
+        afl_place_tried(p, o->answer == AFL_WON);
     if (undo && o->answer == AFL_ERROR && !p->path.releaser)
         afl_log(ctx, AFLOCK_LOG_ERROR, "%s: %s: %s; trying again", p->attempt->spelling->text, o->step,
                 strerror(o->sys_errno));
@@ -200,7 +202,11 @@ static void resolve_and_run_here(afl_place *p)
             fail(p, afl_status_of(t->fault.error), t->fault.step, t->fault.error);
             return;
         }
-        t->kind = afl_mount_known(p->ctx, &t->where, &known); /* for AUTO locks on the same path */
+        t->kind = afl_mount_known(p->ctx, &t->where, &known);
+        if (!known) {
+            t->kind = afl_classify_mount(t->work.sys, t->where.mount, NULL);
+            afl_mount_learn(p->ctx, &t->where, t->kind);
+        }
         if (!resolved(p))
             return;
     }
@@ -290,24 +296,6 @@ static void take_order(afl_place *p, const afl_action *a)
     }
 }
 
-static void listen_to(afl_place *p)
-{
-    aflock_ctx *ctx = p->ctx;
-    p->notify.fd = p->attempt->work.fd;
-    p->notify.what = p->protocol->notify;
-    p->notifying = ctx->notifier->add(ctx->notifier->self, &p->notify) == 0;
-    if (!p->notifying)
-        afl_log(ctx, AFLOCK_LOG_INFO, "%s: changes cannot be listened for; polling", p->attempt->spelling->text);
-    afl_machine_watched(&ctx->machine, &p->path, p->notifying, ctx->now);
-}
-
-void afl_place_unlisten(afl_place *p)
-{
-    if (p->notifying)
-        p->ctx->notifier->del(p->ctx->notifier->self, &p->notify);
-    p->notifying = false;
-}
-
 void afl_attempts_pump(aflock_ctx *ctx)
 {
     if (ctx->pumping)
@@ -317,7 +305,7 @@ void afl_attempts_pump(aflock_ctx *ctx)
     while (afl_machine_next(&ctx->machine, ctx->now, &a)) {
         afl_place *p = AFL_CONTAINER(afl_place, path, a.path);
         if (a.op == AFL_OP_WATCH) {
-            listen_to(p);
+            afl_place_listen(p);
         } else if (a.op == AFL_OP_UNWATCH) {
             afl_place_unlisten(p);
         } else {

@@ -187,6 +187,12 @@ static void free_tables(aflock_ctx *ctx, bool forked)
     o.release(ctx, o.allocate_user);
 }
 
+/* Longer than a pause: see run_is_over in the machine. */
+static uint64_t least_run(const aflock_ctx_options *o)
+{
+    return o->handoff_pause < o->handoff_time / 2 ? 2 * o->handoff_pause : o->handoff_time;
+}
+
 int aflock_ctx_new(aflock_ctx **out, const aflock_host *host, const aflock_ctx_options *options)
 {
     aflock_ctx_options o;
@@ -205,11 +211,14 @@ int aflock_ctx_new(aflock_ctx **out, const aflock_host *host, const aflock_ctx_o
     ctx->notifier = host->notifier;
     ctx->sys = &afl_sys_linux;
     ctx->thread = afl_thread();
+    ctx->dice = (uint32_t)afl_now(ctx) | 1;
     ctx->armed = AFLOCK_FOREVER;
     afl_machine_init(&ctx->machine, &(afl_machine_config){.handoff_grants = o.handoff_grants,
                                                           .handoff_time = o.handoff_time,
+                                                          .handoff_least = least_run(&o),
                                                           .handoff_pause = o.handoff_pause,
                                                           .pause_interval = o.pause_interval,
+                                                          .foreign_pauses = 16,
                                                           .check_interval = 5 * AFLOCK_MILLISECOND});
     ctx->gate = afl_gate_new(ctx->loop, ctx->sys);
     if (!ctx->gate || !afl_admission_init(ctx) || !afl_places_init(ctx)) {
@@ -296,8 +305,7 @@ static void wind_down(aflock_ctx *ctx, uint64_t deadline)
             busy |= is_busy(p);
         if (!busy || ctx->now >= deadline || afl_gate_forked(ctx->gate))
             return;
-        uint64_t until = afl_machine_deadline(&ctx->machine), jobs = afl_admission_deadline(ctx);
-        until = jobs < until ? jobs : until;
+        uint64_t until = afl_deadline(ctx);
         until = deadline < until ? deadline : until;
         if (until > ctx->now)
             afl_gate_wait(ctx->gate, until - ctx->now < AFLOCK_SECOND ? until - ctx->now : AFLOCK_SECOND);

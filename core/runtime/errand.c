@@ -103,8 +103,6 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
     lock->pinned--;
     afl_spelling_unref(copy.spelling);
     afl_lock_tidy(lock);
-    if (running && !afl_gate_forked(ctx->gate)) /* in the child of the callback there is no worker to free it */
-        unlink_errand(ctx, e);
 }
 
 void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e)
@@ -112,13 +110,17 @@ void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e)
     answer_errand(ctx, e, 0, false);
 }
 
+/* Workers free what they still use. They cannot before the gate is closed: until then it is in the list, as in a child
+ * of a callback there is no worker to do it. */
 void afl_errands_end(aflock_ctx *ctx)
 {
-    while (ctx->errands && !afl_gate_forked(ctx->gate)) {
-        afl_errand *e = ctx->errands;
+    for (afl_errand *e = ctx->errands, *next; e && !afl_gate_forked(ctx->gate); e = next) {
+        next = e->next;
         bool running = !e->done && !afl_admission_unqueue(ctx, &e->job);
         answer_errand(ctx, e, e->done ? 0 : AFLOCK_ECLOSED, running);
     }
+    while (ctx->errands && !afl_gate_forked(ctx->gate))
+        unlink_errand(ctx, ctx->errands);
 }
 
 /* --------------------------------------------------------------------------------------------------------- asking */

@@ -228,7 +228,6 @@ static afl_place *place_new(aflock_ctx *ctx, const afl_protocol *protocol)
     p->protocol = protocol;
     p->caller_fd = -1;
     p->path.hand_on = protocol->hand_on;
-    p->path.notify = ctx->notifier && protocol->notify;
     p->path.beat_interval = protocol->beat_interval;
     p->path.resolution = ctx->loop->resolution;
     p->attempt = afl_attempt_new(p);
@@ -319,6 +318,7 @@ void afl_place_free(afl_place *p)
 {
     aflock_ctx *ctx = p->ctx;
     afl_place_unlisten(p);
+    afl_place_forget_changes(p);
     forget_key(p);
     forget_spellings_of(p);
     afl_machine_forget(&ctx->machine, &p->path);

@@ -111,7 +111,8 @@ static int options_for_open(aflock_options *o, const aflock_options *given)
     if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
     bool sane = (o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD) && o->io >= AFLOCK_IO_AUTO &&
-                o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL;
+                o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL && o->wait >= AFLOCK_WAIT_AUTO &&
+                o->wait <= AFLOCK_WAIT_POLL;
     return sane ? 0 : AFLOCK_EINVAL;
 }
 
@@ -133,7 +134,8 @@ static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, co
     lock->spelling = spelling;
     lock->place = place;
     lock->io = o->io;
-    lock->poll_interval = o->poll_interval;
+    lock->poll_interval = lock->next_poll = o->poll_interval;
+    lock->wait = o->wait;
     lock->max_waiters = o->max_waiters;
     lock->next = place->locks;
     if (lock->next)
@@ -249,10 +251,21 @@ int aflock_set_poll_interval(aflock *lock, uint64_t interval)
         return status;
     if (interval < MIN_POLL)
         return AFLOCK_EINVAL;
-    lock->poll_interval = interval;
+    lock->poll_interval = lock->next_poll = interval;
     afl_machine_repoll(&lock->ctx->machine, &lock->place->path, lock->ctx->now);
     afl_settle(lock->ctx);
     return 0;
+}
+
+int aflock_wait_mode(const aflock *lock, const char **reason)
+{
+    int status = lock ? afl_check(lock->ctx) : AFLOCK_EINVAL;
+    if (status)
+        return status;
+    afl_wait_choice choice = afl_choose_wait(lock->place, lock);
+    if (reason)
+        *reason = choice.reason;
+    return (int)choice.wait;
 }
 
 /* ------------------------------------------------------------------------------------------------------------ acquire
@@ -338,7 +351,7 @@ static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflo
     e->flags = o->flags;
     afl_request *r = &e->request;
     r->owner = o->owner;
-    r->poll = &lock->poll_interval;
+    r->poll = &lock->next_poll;
     r->timeout = o->timeout;
     r->need = place->caller_fd >= 0 ? 0 : afl_needs(o->flags);
     r->spelling = lock->spelling->id;

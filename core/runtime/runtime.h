@@ -4,7 +4,7 @@
  *   place.c      from a path as text to the one place (queue)     gate.c       what other threads may touch; tokens
  *   attempt.c    carries out what the machine asks for            context.c    the life of a context
  *   admission.c  which jobs may go to the executor now            turn.c       the turn: due work, callbacks, timers
- *   run.c        what a worker does at one go
+ *   run.c        what a worker does at one go                     wait.c       how a path is waited for
  *
  * Everything here runs on the loop's thread, except the functions marked [W] (worker) or [S] (any thread, signal
  * handlers). The loop's thread never waits for a worker; what they share is atomic (gate.c).
@@ -214,6 +214,11 @@ struct afl_place {
     afl_attempt *attempt;
     aflock_notify notify;
     bool notifying;
+    bool muffled;        /* changes were not followed up: they are later */
+    uint32_t hints;      /* changes that may be followed up at once */
+    uint64_t hints_at;   /* when that was so */
+    uint64_t deaf_until; /* no watch was to be had */
+    afl_place *muffled_next;
 };
 
 struct aflock {
@@ -222,7 +227,9 @@ struct aflock {
     afl_place *place;
     aflock *next, *prev; /* of the place */
     aflock_io io;
-    uint64_t poll_interval;
+    aflock_wait wait;
+    uint64_t poll_interval; /* as it was asked for, */
+    uint64_t next_poll;     /* ... and for how long the next wait is */
     uint32_t max_waiters;
     uint32_t active;    /* requests that wait, are undelivered or hold, and questions */
     uint32_t releasing; /* requests whose release will be answered */
@@ -275,7 +282,24 @@ afl_attempt *afl_attempt_new(afl_place *place);
 void afl_attempt_free(afl_attempt *attempt);
 void afl_attempts_pump(aflock_ctx *ctx); /* carries out all that the machine asks for */
 void afl_attempt_note_left(afl_place *place);
-void afl_place_unlisten(afl_place *place);
+
+/* ------------------------------------------------------------------------------------------------------------- wait.c
+ */
+
+typedef struct afl_wait_choice {
+    aflock_wait wait;
+    const char *reason;
+} afl_wait_choice;
+
+afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock);
+void afl_place_listen(afl_place *p);
+void afl_place_unlisten(afl_place *p);
+void afl_place_changed(afl_place *p, uint64_t now); /* the notifier says so */
+void afl_place_lost(afl_place *p);
+void afl_place_tried(afl_place *p, bool won); /* before the machine hears of it */
+void afl_place_forget_changes(afl_place *p);
+void afl_waits_expire(aflock_ctx *ctx, uint64_t now);
+uint64_t afl_waits_deadline(const aflock_ctx *ctx);
 
 /* ---------------------------------------------------------------------------------------------------------- errand.c
  */
@@ -342,6 +366,10 @@ struct aflock_ctx {
     size_t mount_count;
     afl_directory directories[64];
 
+    afl_place *muffled, *muffled_last; /* in the order in which they may try */
+    bool told_deaf;
+    uint32_t dice;
+
     afl_errand *errands, *errands_last; /* in the order of asking */
     afl_entry *trying;                  /* the request of aflock_try, while it is answered */
 };
@@ -379,9 +407,10 @@ void afl_lock_tidy(aflock *lock); /* frees a closed lock whose last release is a
 void afl_lock_free(aflock *lock);
 void afl_fill_result(const afl_entry *e, aflock_result *result);
 
-void afl_settle(aflock_ctx *ctx);          /* after each call into the library: carry out, tell the host */
-bool afl_deliver_one(aflock_ctx *ctx);     /* one callback; false: none is due */
-void afl_collect(aflock_ctx *ctx);         /* what came through the gate */
+void afl_settle(aflock_ctx *ctx);      /* after each call into the library: carry out, tell the host */
+bool afl_deliver_one(aflock_ctx *ctx); /* one callback; false: none is due */
+void afl_collect(aflock_ctx *ctx);     /* what came through the gate */
+uint64_t afl_deadline(const aflock_ctx *ctx);
 void afl_expire(aflock_ctx *ctx);          /* timers and stalled jobs */
 void afl_deliver_drained(aflock_ctx *ctx); /* the drain's callback, if there is one */
 bool afl_is_idle(const aflock_ctx *ctx);   /* nothing waits, is undelivered, held or being released */

@@ -21,10 +21,19 @@ void afl_collect(aflock_ctx *ctx)
     }
 }
 
+uint64_t afl_deadline(const aflock_ctx *ctx)
+{
+    uint64_t at = afl_machine_deadline(&ctx->machine), jobs = afl_admission_deadline(ctx),
+             waits = afl_waits_deadline(ctx);
+    at = jobs < at ? jobs : at;
+    return waits < at ? waits : at;
+}
+
 void afl_expire(aflock_ctx *ctx)
 {
     afl_machine_expire(&ctx->machine, ctx->now);
     afl_admission_expire(ctx, ctx->now);
+    afl_waits_expire(ctx, ctx->now);
 }
 
 /* ----------------------------------------------------------------------------------------------------- deliveries */
@@ -114,9 +123,7 @@ bool afl_is_idle(const aflock_ctx *ctx)
 /* A timer that comes too early is harmless, and setting it costs a system call. False: it cannot be set. */
 static bool set_timer(aflock_ctx *ctx)
 {
-    uint64_t at = afl_machine_deadline(&ctx->machine), jobs = afl_admission_deadline(ctx);
-    if (jobs < at)
-        at = jobs;
+    uint64_t at = afl_deadline(ctx);
     if (at >= ctx->armed)
         return true;
     if (ctx->loop->timer(ctx->loop->self, at) != 0)
@@ -198,6 +205,9 @@ void aflock_host_changed(aflock_ctx *ctx, aflock_notify *n, unsigned what, const
     if (afl_enter(ctx) != 0 || !n)
         return;
     afl_place *p = AFL_CONTAINER(afl_place, notify, n);
-    afl_machine_hint(&ctx->machine, &p->path, what == AFLOCK_ON_LOST, ctx->now);
+    if (what == AFLOCK_ON_LOST)
+        afl_place_lost(p);
+    else
+        afl_place_changed(p, ctx->now);
     afl_settle(ctx);
 }

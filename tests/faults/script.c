@@ -336,6 +336,7 @@ static void play_plain(void)
     if (p) {
         fake_require(aflock_fd(lock, p->req) == p->answer.result.fd);
         fake_require(aflock_depth(lock, NULL) == 1);
+        fake_require(aflock_wait_mode(lock, NULL) != AFLOCK_WAIT_AUTO);
         fake_require(aflock_dump(h.ctx, count_entry, &entries) == 0 && entries == 1);
         fake_require(aflock_close(lock) == AFLOCK_EBUSY);
     }

@@ -310,6 +310,10 @@ static void order_open(world *w)
         o.protocol = (aflock_protocol)2;
     if (what == 10)
         o.max_waiters = 1 + below(2);
+    if (what == 12 || what == 14)
+        o.wait = what == 12 ? AFLOCK_WAIT_NOTIFY : AFLOCK_WAIT_POLL;
+    if (what == 16)
+        o.wait = (aflock_wait)3;
     if (slot->lock)
         return;
     void *given = sized(&o, sizeof o, &used);
@@ -327,7 +331,7 @@ static void order_open(world *w)
     fuzz_require(is_status(status) && (status == 0) == (lock != NULL));
     if (w->forked || !w->host.ctx || w->draining || w->ending)
         fuzz_require(status == (!w->host.ctx ? AFLOCK_EINVAL : w->forked ? AFLOCK_EFORKED : AFLOCK_ECLOSED));
-    else if (used == 0 || what == 2 || what == 6 || what == 8)
+    else if (used == 0 || what == 2 || what == 6 || what == 8 || (what == 16 && used == sizeof o))
         fuzz_require(status == AFLOCK_EINVAL || used == sizeof(size_t));
     else
         fuzz_require(status != AFLOCK_ENOMEM || w->out_of_memory);
@@ -572,7 +576,7 @@ static void order_release(world *w)
     if (is_barred(w, lock, status))
         return;
     if (before == HELD)
-        fuzz_require(status == 0);
+        fuzz_require(status == 0 || (w->ending && status == AFLOCK_ESTALE)); /* the end of the context releases it */
     else if (before == PENDING)
         fuzz_require(status == AFLOCK_ENOTHELD || (r->cancelled && status == AFLOCK_ESTALE) || status == AFLOCK_ESTALE);
     else
@@ -584,6 +588,19 @@ static void order_release(world *w)
     r->stage = told ? RELEASING : ENDED;
 }
 
+static void check_wait_mode(const world *w, const aflock *lock)
+{
+    const char *reason = NULL;
+    int mode = aflock_wait_mode(lock, &reason);
+    if (is_barred(w, lock, mode) || !lock)
+        return;
+    aflock_wait asked = slot_of(lock)->options.wait;
+    fuzz_require(reason && *reason && mode == aflock_wait_mode(lock, NULL));
+    fuzz_require(mode >= AFLOCK_WAIT_AUTO && mode <= AFLOCK_WAIT_POLL);
+    fuzz_require(mode == AFLOCK_WAIT_POLL || (asked != AFLOCK_WAIT_POLL && w->host.host.notifier));
+    fuzz_require(mode != AFLOCK_WAIT_AUTO || (asked == AFLOCK_WAIT_AUTO && !lock->place->resolved));
+}
+
 static void order_look(world *w)
 {
     const lock_slot *slot = some_lock(w);
@@ -592,6 +609,7 @@ static void order_look(world *w)
         example->stage != UNUSED && example->world == w && slot_of(example->lock) ? example->lock : slot->lock;
     const request *r = lock ? named(lock, example->req) : NULL;
     int fd = aflock_fd(lock, example->req), depth = aflock_depth(lock, example->options.owner);
+    check_wait_mode(w, lock);
     if (is_barred(w, lock, fd) || !lock)
         return;
     if (!r)

@@ -67,7 +67,7 @@ void scene_free_context(void)
     ck_assert_int_eq(aflock_ctx_free(scene, 5 * AFLOCK_SECOND), 0);
     scene = NULL;
     ck_assert_int_eq(answered, asked);
-    ck_assert_int_eq(scene_descriptors(), descriptors_before);
+    scene_await_descriptors(descriptors_before);
 }
 
 void scene_begin(void)
@@ -243,6 +243,13 @@ int scene_entries(const char *folder)
 int scene_descriptors(void)
 {
     return scene_entries("/proc/self/fd") - 1; /* the one that reads the folder */
+}
+
+void scene_await_descriptors(int expected)
+{
+    for (int i = 0; i < 5000 && scene_descriptors() != expected; i++)
+        usleep(1000);
+    ck_assert_int_eq(scene_descriptors(), expected);
 }
 
 void scene_write(const char *path, const char *text)

@@ -70,8 +70,9 @@ void scene_holder_end(pid_t pid); /* kills it with SIGKILL */
 /* Runs `body` in a child process and demands that all its assertions hold. */
 void scene_in_child(void (*body)(void));
 
-int scene_descriptors(void);           /* open in this process */
-int scene_entries(const char *folder); /* names in it */
+int scene_descriptors(void);                /* open in this process */
+void scene_await_descriptors(int expected); /* the kit closes one of its own on a thread */
+int scene_entries(const char *folder);      /* names in it */
 void scene_write(const char *path, const char *text);
 long scene_size(const char *path);               /* -1: it is not there */
 unsigned scene_mode(const char *path);           /* permission bits */

@@ -209,7 +209,8 @@ typedef struct aflock_ctx_options {
     void *trace_user;
 
     uint32_t max_waiters;    /* requests that wait at one time in this context; more get AFLOCK_EFULL; 0: no limit */
-    uint32_t handoff_grants; /* a run of hand-offs inside the context ends after so many grants; default 16 ... */
+    uint32_t handoff_grants; /* a run of hand-offs inside the context ends after so many grants, and at least twice
+                                the pause; default 16 ... */
     uint64_t handoff_time;   /* ... or after so long; default 5 ms. Then the file is really given up ... */
     uint64_t handoff_pause;  /* ... and not tried for so long; default 250 us, 0: no pause */
     uint64_t pause_interval; /* if nobody foreign was met since the last pause: at most one pause so often; 10 ms */
@@ -259,12 +260,26 @@ AFLOCK_API int aflock_dump(aflock_ctx *ctx, int (*each)(const aflock_dump_entry 
 
 /* ---------------------------------------------------------------------------------------------------- the locks */
 
+/* How requests wait while somebody outside of the context holds the lock. Only the first one in a queue does; the
+ * others wait for it, and cost memory only. */
+typedef enum aflock_wait {
+    AFLOCK_WAIT_AUTO,   /* NOTIFY on local file systems, POLL on network, FUSE and unknown ones */
+    AFLOCK_WAIT_NOTIFY, /* hears when the file is closed, touched, moved or unlinked, and tries at once; tries each
+                           poll_interval besides, for holders that unlock it and keep it open. At most 64 changes at
+                           once, then one each millisecond, are followed up: a file that others keep opening and closing
+                           costs no more. Where no watch is to be had, and for a descriptor of the caller's: POLL */
+    AFLOCK_WAIT_POLL /* tries each poll_interval; on other than local file systems that is made 25 % longer or shorter
+                        at random, twice as long after 2 s of waiting, and four times as long after 10 s */
+} aflock_wait;
+
 typedef struct aflock_options {
     size_t size;
     aflock_protocol protocol; /* default AFLOCK_NATIVE */
     aflock_io io;             /* default AFLOCK_IO_AUTO */
-    uint64_t poll_interval;   /* ns between attempts while contended; default 50 ms; at least 1 us */
+    uint64_t poll_interval;   /* ns between attempts while contended; default 50 ms; at least 1 us; AFLOCK_FOREVER: none
+                                 but those that a change of the file calls for */
     uint32_t max_waiters;     /* requests waiting on this path; more get AFLOCK_EFULL; 0: no limit (default) */
+    aflock_wait wait;         /* default AFLOCK_WAIT_AUTO */
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
@@ -295,6 +310,10 @@ AFLOCK_API aflock_ctx *aflock_context(const aflock *lock);
 
 /* Changes the poll interval; a wait under way is re-armed. AFLOCK_EINVAL below 1 us. [loop's thread] */
 AFLOCK_API int aflock_set_poll_interval(aflock *lock, uint64_t interval);
+
+/* How requests of this lock wait: AFLOCK_WAIT_NOTIFY or AFLOCK_WAIT_POLL; AFLOCK_WAIT_AUTO: that is not known before
+ * the first attempt. `reason`, if not NULL, is set to a text that says why; it is constant. [loop's thread] */
+AFLOCK_API int aflock_wait_mode(const aflock *lock, const char **reason);
 
 /* -------------------------------------------------------------------------------------------- acquire and release */
 

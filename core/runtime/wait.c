@@ -1,0 +1,192 @@
+/* How a path is waited for: whether its file is listened to, how often it is looked at, and how often changes are
+ * followed up.
+ */
+#include "runtime/runtime.h"
+
+enum { HINTS_AT_ONCE = 64, FEW_HINTS = HINTS_AT_ONCE / 2 };
+#define HINT_INTERVAL AFLOCK_MILLISECOND
+#define DEAF_FOR (10 * AFLOCK_SECOND)
+
+/* ------------------------------------------------------------------------------------------------------ the choice */
+
+static bool is_deaf(const afl_place *p)
+{
+    return p->ctx->now < p->deaf_until;
+}
+
+afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
+{
+    if (lock->wait == AFLOCK_WAIT_POLL)
+        return (afl_wait_choice){AFLOCK_WAIT_POLL, "asked for"};
+    if (!p->ctx->notifier)
+        return (afl_wait_choice){AFLOCK_WAIT_POLL, "the loop cannot listen for changes of files"};
+    if (!p->protocol->notify)
+        return (afl_wait_choice){AFLOCK_WAIT_POLL, "the protocol has nothing to listen for"};
+    if (p->caller_fd >= 0)
+        return (afl_wait_choice){AFLOCK_WAIT_POLL, "a descriptor of the caller's"};
+    if (is_deaf(p))
+        return (afl_wait_choice){AFLOCK_WAIT_POLL, "no watch is to be had (see the limits in /proc/sys/fs/inotify)"};
+    if (lock->wait == AFLOCK_WAIT_NOTIFY)
+        return (afl_wait_choice){AFLOCK_WAIT_NOTIFY, "asked for"};
+    if (!p->resolved)
+        return (afl_wait_choice){AFLOCK_WAIT_AUTO, "the file system is not known yet"};
+    if (p->kind == AFL_CLASS_LOCAL)
+        return (afl_wait_choice){AFLOCK_WAIT_NOTIFY, "a local file system"};
+    return (afl_wait_choice){AFLOCK_WAIT_POLL, "a network or unknown file system, where not all changes are heard"};
+}
+
+/* Who asks a server at the same time as others would do so again the next time: a quarter more or less keeps them
+ * apart. */
+static uint64_t spread(aflock_ctx *ctx, uint64_t interval)
+{
+    ctx->dice ^= ctx->dice << 13;
+    ctx->dice ^= ctx->dice >> 17;
+    ctx->dice ^= ctx->dice << 5;
+    return interval - interval / 4 + interval / 2 / 1024 * (ctx->dice % 1025);
+}
+
+/* Until the next attempt, if nothing is heard. */
+static uint64_t interval(const afl_place *p, const aflock *lock)
+{
+    if (p->path.notify || p->kind == AFL_CLASS_LOCAL || p->protocol->start || lock->poll_interval > AFLOCK_FOREVER / 8)
+        return lock->poll_interval;
+    uint64_t waited = p->ctx->now - p->path.head->submitted;
+    unsigned times = waited < 2 * AFLOCK_SECOND ? 1 : waited < 10 * AFLOCK_SECOND ? 2 : 4;
+    return spread(p->ctx, lock->poll_interval * times);
+}
+
+/* How the head will wait, if it has to. Who counts on hearing of changes and cannot listen now looks again when he can:
+ * he may have asked for no other attempts. */
+static void prepare_wait(afl_place *p)
+{
+    const afl_request *head = p->path.head;
+    if (!head)
+        return;
+    aflock *lock = AFL_CONTAINER(afl_entry, request, head)->lock;
+    p->path.notify = afl_choose_wait(p, lock).wait == AFLOCK_WAIT_NOTIFY;
+    lock->next_poll = interval(p, lock);
+    if (is_deaf(p) && lock->wait != AFLOCK_WAIT_POLL && lock->next_poll > p->deaf_until - p->ctx->now)
+        lock->next_poll = p->deaf_until - p->ctx->now;
+}
+
+/* Changes that were worth while cost nothing. */
+void afl_place_tried(afl_place *p, bool won)
+{
+    if (!won) {
+        prepare_wait(p);
+        return;
+    }
+    p->hints = HINTS_AT_ONCE;
+    p->hints_at = p->ctx->now;
+}
+
+/* ------------------------------------------------------------------------------------------------------- listening */
+
+static void go_deaf(afl_place *p, const char *why)
+{
+    aflock_ctx *ctx = p->ctx;
+    p->deaf_until = ctx->now + DEAF_FOR;
+    if (ctx->told_deaf)
+        return;
+    ctx->told_deaf = true;
+    afl_log(ctx, AFLOCK_LOG_WARN, "%s: %s; polling for a while (this is said once)", p->attempt->spelling->text, why);
+}
+
+void afl_place_listen(afl_place *p)
+{
+    aflock_ctx *ctx = p->ctx;
+    p->notify.fd = p->attempt->work.fd;
+    p->notify.what = p->protocol->notify;
+    p->notifying = ctx->notifier->add(ctx->notifier->self, &p->notify) == 0;
+    if (!p->notifying)
+        go_deaf(p, "changes of the file cannot be listened for");
+    afl_machine_watched(&ctx->machine, &p->path, p->notifying, ctx->now);
+}
+
+void afl_place_unlisten(afl_place *p)
+{
+    if (p->notifying)
+        p->ctx->notifier->del(p->ctx->notifier->self, &p->notify);
+    p->notifying = false;
+}
+
+/* An attempt that is under way may just have let go of a file that was replaced, which ends its watch. It looks at the
+ * new one anyway, and listens to that. */
+void afl_place_lost(afl_place *p)
+{
+    if (!p->path.op)
+        go_deaf(p, "changes of the file were lost");
+    afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_LOST, p->ctx->now);
+}
+
+/* ----------------------------------------------------------------------------------------------- following changes up
+ */
+
+/* One hint is earned each interval. */
+static void earn(afl_place *p, uint64_t now)
+{
+    uint64_t earned = (now - p->hints_at) / HINT_INTERVAL;
+    if (earned >= HINTS_AT_ONCE - p->hints) {
+        p->hints = HINTS_AT_ONCE;
+        p->hints_at = now;
+    } else {
+        p->hints += (uint32_t)earned;
+        p->hints_at += earned * HINT_INTERVAL;
+    }
+}
+
+static void follow_up(afl_place *p, uint64_t now)
+{
+    p->hints--;
+    afl_machine_hint(&p->ctx->machine, &p->path, p->hints < FEW_HINTS ? AFL_HINT_AGAIN : AFL_HINT_CHANGED, now);
+}
+
+void afl_place_changed(afl_place *p, uint64_t now)
+{
+    aflock_ctx *ctx = p->ctx;
+    if (p->muffled || !p->path.notify) /* or the head, unlike an earlier one, only polls */
+        return;
+    earn(p, now);
+    if (p->hints > 0) {
+        follow_up(p, now);
+        return;
+    }
+    p->muffled = true;
+    p->muffled_next = NULL;
+    *(ctx->muffled ? &ctx->muffled_last->muffled_next : &ctx->muffled) = p;
+    ctx->muffled_last = p;
+}
+
+void afl_place_forget_changes(afl_place *p)
+{
+    aflock_ctx *ctx = p->ctx;
+    afl_place *before = NULL;
+    if (!p->muffled)
+        return;
+    p->muffled = false;
+    for (afl_place *q = ctx->muffled; q != p; q = q->muffled_next)
+        before = q;
+    *(before ? &before->muffled_next : &ctx->muffled) = p->muffled_next;
+    if (ctx->muffled_last == p)
+        ctx->muffled_last = before;
+}
+
+static uint64_t due(const afl_place *p)
+{
+    return p->hints > 0 ? p->hints_at : p->hints_at + HINT_INTERVAL;
+}
+
+void afl_waits_expire(aflock_ctx *ctx, uint64_t now)
+{
+    while (ctx->muffled && due(ctx->muffled) <= now) {
+        afl_place *p = ctx->muffled;
+        afl_place_forget_changes(p);
+        earn(p, now);
+        follow_up(p, now);
+    }
+}
+
+uint64_t afl_waits_deadline(const aflock_ctx *ctx)
+{
+    return ctx->muffled ? due(ctx->muffled) : AFLOCK_FOREVER;
+}
