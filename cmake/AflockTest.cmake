@@ -56,8 +56,6 @@ endfunction()
 function(aflock_test name)
     cmake_parse_arguments(PARSE_ARGV 1 arg "UNIT;SERIAL" "TIMEOUT" "SOURCES;LIBRARIES")
     aflock_program(${name} SOURCES ${arg_SOURCES} LIBRARIES aflock-test-support ${arg_LIBRARIES})
-    # Link-time optimisation of so many programs takes minutes; conformance, simulation and whole programs have it.
-    set_target_properties(${name} PROPERTIES INTERPROCEDURAL_OPTIMIZATION OFF)
 
     set(options "")
     if(arg_TIMEOUT)

@@ -1,8 +1,8 @@
 /* A worker on libev for a spool of jobs; start as many as you like, kill them whenever you like.
  *
- *   SPOOL/new/NAME.job   a job, put there complete (write it elsewhere on the file system, then rename it)
- *   SPOOL/done/NAME      its result, published once: here the job's text in capitals
- *   SPOOL/tmp/NAME       the result while it is being written
+ *   SPOOL/new/NAME.job   a job, put there complete (write it elsewhere on the file system, then rename it); a regular
+ * file, whose name does not begin with a dot SPOOL/done/NAME      its result, published once: here the job's text in
+ * capitals SPOOL/tmp/NAME       the result while it is being written
  *
  * Which lock? One for the whole spool would let one worker work at a time. A lock file per job would stay behind when
  * the job is gone, because unlinking lock files is how locks break. So the job itself is locked: the library grants a
@@ -151,7 +151,7 @@ static int write_all(int fd, const char *data, size_t size)
 static int publish(struct job *job)
 {
     struct worker *worker = job->worker;
-    int fd = openat(worker->fd_tmp, job->name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    int fd = openat(worker->fd_tmp, job->name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0666);
     int written = fd >= 0 && write_all(fd, job->text, job->size) == 0;
     int error = errno;
     if (fd >= 0 && close(fd) != 0 && written) {
@@ -231,8 +231,13 @@ static void on_worked(struct ev_loop *loop, ev_timer *watcher, int events)
 static void begin(struct job *job, int fd)
 {
     struct worker *worker = job->worker;
-    if (faccessat(worker->fd_done, job->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+    struct stat result;
+    int there = fstatat(worker->fd_done, job->name, &result, AT_SYMLINK_NOFOLLOW) == 0;
+    if (there && S_ISREG(result.st_mode)) {
         put_away(job); /* somebody was killed before he could */
+        release(job);
+    } else if (there) {
+        fail(job, "done", "something that is no result is there");
         release(job);
     } else if (errno != ENOENT) {
         fail(job, "done", strerror(errno));
@@ -328,7 +333,8 @@ static void take_jobs(struct worker *worker)
             ev_timer_start(worker->loop, &worker->again);
         } else {
             size_t length = strlen(entry->d_name);
-            if (length <= strlen(SUFFIX) || strcmp(entry->d_name + length - strlen(SUFFIX), SUFFIX) != 0)
+            if (length <= strlen(SUFFIX) || entry->d_name[0] == '.' ||
+                strcmp(entry->d_name + length - strlen(SUFFIX), SUFFIX) != 0)
                 continue;
             worker->seen++;
             claim(worker, entry->d_name);
@@ -422,7 +428,8 @@ static const char usage[] =
     "usage: libev_spool [--exit-when-empty] [--work MS] [--jobs N] [--every MS] SPOOL\n"
     "Takes the jobs SPOOL/new/*.job, each under its lock, and puts their text in capitals into SPOOL/done. Any number "
     "of\n"
-    "workers may run on one SPOOL, and be killed; each result is published once.\n"
+    "workers may run on one SPOOL, and be killed; each result is published once. A job that cannot be read ends a "
+    "worker.\n"
     "  --exit-when-empty  end when there is no job left, also not with other workers\n"
     "  --work MS          a job takes so long (50)\n"
     "  --jobs N           work on so many jobs at a time (4)\n"
@@ -475,7 +482,7 @@ static int parse(struct worker *worker, int argc, char **argv)
             bad = 1;
         }
     }
-    if (!bad && argc - optind == 1) {
+    if (!bad && argc - optind == 1 && argv[optind][0] != '\0') {
         worker->spool = argv[optind];
         return -1;
     }

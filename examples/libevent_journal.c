@@ -7,9 +7,10 @@
  * A line is "PID LENGTH BODY". It is written in two pieces, with the loop's other work between them, which is what a
  * slow disk would do to a long line: without the lock (--no-lock) the pieces of several lines get mixed.
  *
- * The life of an entry: on_append -> on_lock -> begin_line -> end_line -> answer -> on_sent. A client that goes away
- * while its entry waits cancels it; a line that was begun is ended. A server that is killed in the middle of a line
- * leaves a torn one; the next writer closes it with a newline, and its LENGTH tells it from the others.
+ * The life of an entry: on_append -> on_lock -> begin_line -> end_line -> answer -> on_sent. A client that goes away,
+ * or only closes its side, while its entry waits cancels it; a line that was begun is ended. A server that is killed in
+ * the middle of a line leaves a torn one; the next writer closes it with a newline, and its LENGTH tells it from the
+ * others.
  *
  * SIGTERM and SIGINT: no new connections, no new entries; those that wait get their turn or their time-out, and the
  * program ends when all are answered. A second signal ends the waiting at once.
@@ -32,7 +33,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_BODY = 64 * 1024, MAX_HEAD = 48, MAX_WAITING = 1000, EXIT_USAGE = 2 };
+enum { MAX_BODY = 64 * 1024, MAX_HEADERS = 16 * 1024, MAX_HEAD = 48, MAX_WAITING = 1000, EXIT_USAGE = 2 };
 
 static const char address[] = "127.0.0.1";
 
@@ -131,15 +132,20 @@ static void entry_free(struct entry *entry)
     end_if_done(server);
 }
 
-static void send_text(struct evhttp_request *http, int code, const char *reason, const char *text)
+static void send_body(struct evhttp_request *http, int code, const char *reason, const char *type, const char *text)
 {
     struct evbuffer *body = evbuffer_new();
     if (body != NULL)
         evbuffer_add(body, text, strlen(text));
-    evhttp_add_header(evhttp_request_get_output_headers(http), "Content-Type", "text/plain");
+    evhttp_add_header(evhttp_request_get_output_headers(http), "Content-Type", type);
     evhttp_send_reply(http, code, reason, body);
     if (body != NULL)
         evbuffer_free(body);
+}
+
+static void send_text(struct evhttp_request *http, int code, const char *reason, const char *text)
+{
+    send_body(http, code, reason, "text/plain", text);
 }
 
 /* To a connection that is gone, this only gives the request back to libevent. */
@@ -356,8 +362,7 @@ static void on_stats(struct evhttp_request *http, void *user)
     aflock_dump(server->ctx, count, &counts);
     snprintf(text, sizeof text, "{\"waiting\": %u, \"held\": %u, \"appended\": %lu}\n", counts.waiting, counts.held,
              server->appended);
-    evhttp_add_header(evhttp_request_get_output_headers(http), "Content-Type", "application/json");
-    send_text(http, HTTP_OK, "OK", text);
+    send_body(http, HTTP_OK, "OK", "application/json", text);
 }
 
 /* ---------------------------------------------------------------------------------------------------- start and end */
@@ -466,6 +471,7 @@ static int server_start(struct server *server)
         event_add(server->interrupt, NULL) != 0)
         return complain("libevent", "cannot watch for signals");
     evhttp_set_max_body_size(server->http, MAX_BODY);
+    evhttp_set_max_headers_size(server->http, MAX_HEADERS);
     evhttp_set_cb(server->http, "/append", on_append, server);
     evhttp_set_cb(server->http, "/health", on_health, server);
     evhttp_set_cb(server->http, "/stats", on_stats, server);

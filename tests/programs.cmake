@@ -41,11 +41,7 @@ if(NOT AFLOCK_INSTRUMENT)
 endif()
 
 if(CMAKE_BUILD_TYPE STREQUAL "Release" AND CMAKE_EXPORT_COMPILE_COMMANDS AND CMAKE_C_COMPILER_ID STREQUAL "GNU")
-    set(across_files OFF)
-    if(CMAKE_INTERPROCEDURAL_OPTIMIZATION)
-        set(across_files ON)
-    endif()
-    aflock_add_test(optimised COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/optimised" "${PROJECT_BINARY_DIR}" ${across_files}
+    aflock_add_test(optimised COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/optimised" "${PROJECT_BINARY_DIR}" ${AFLOCK_TEST_ACROSS_FILES}
         $<TARGET_OBJECTS:aflock-machine>
     )
 endif()

@@ -21,6 +21,9 @@
  * Fork: in a child all calls answer AFLOCK_EFORKED; aflock_ctx_abandon(ctx) frees what is left there. It calls
  * ev_loop_fork(loop), whether the child has done so before or not.
  *
+ * Linking: a program that uses libevent, too, has to name that first (-levent_core -lev): libev has functions of the
+ * same names.
+ *
  * A libev built with EV_MULTIPLICITY=0 has one loop: build the adapter with the same setting, and pass NULL.
  */
 #ifndef AFLOCK_LIBEV_H

@@ -10,7 +10,12 @@
  * bases that have none. Timers are exact whatever the base's are: they are the library's own.
  *
  * Staying alive: event_base_dispatch goes on while a request waits, is undelivered or is being released. It does not go
- * on for a context without requests, nor for a hold. event_base_loop(base, EVLOOP_ONCE) returns after callbacks ran.
+ * on for a context without requests, nor for a hold. event_base_loop(base, EVLOOP_ONCE) returns when callbacks have
+ * run, as after any other event: call it until what you wait for is there.
+ *
+ * Priorities: set them (event_base_priority_init) before contexts are made.
+ *
+ * Linking: a program that uses libev, too, has to name libevent first (-levent_core -lev).
  *
  * Order of ending: aflock_ctx_free first, event_base_free second. The other way round is an error, which
  * aflock_ctx_free reports to the log hook; it still gives everything up. Until then requests are taken and not

@@ -14,11 +14,11 @@
  * Staying alive: uv_run goes on while a request waits, is undelivered or is being released. It does not go on for a
  * context without requests, nor for a hold.
  *
- * Handles: four, closed by aflock_ctx_free and aflock_ctx_abandon. As with every libuv handle their memory is freed
- * when the loop has run once more; uv_loop_close answers UV_EBUSY before. A program that closes all handles of a loop
- * (uv_walk, uv_close) may close ours, too, before or after the context is freed: from then on requests are taken and
- * not answered until aflock_ctx_free, which works even after uv_loop_close. Handles closed by both are gone after two
- * rounds of the loop; uv_run(loop, UV_RUN_DEFAULT) makes them.
+ * Handles: three, and one more while it ends, closed by aflock_ctx_free and aflock_ctx_abandon. As with every libuv
+ * handle their memory is freed when the loop has run once more; uv_loop_close answers UV_EBUSY before. A program that
+ * closes all handles of a loop (uv_walk, uv_close) may close ours, too, before or after the context is freed: from then
+ * on requests are taken and not answered until aflock_ctx_free, which works even after uv_loop_close. Handles closed by
+ * both are gone after two rounds of the loop; uv_run(loop, UV_RUN_DEFAULT) makes them.
  *
  * Threads: the context belongs to the thread that made it, and the loop has to run there.
  *
