@@ -33,4 +33,10 @@ function(aflock_program name)
     add_executable(${name} ${arg_SOURCES})
     aflock_target(${name})
     target_link_libraries(${name} PRIVATE ${arg_LIBRARIES})
+    if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+        # Else gcc optimises across the libraries' files wherever they allow it.
+        target_link_options(${name} PRIVATE
+            "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:INTERPROCEDURAL_OPTIMIZATION>>>:-fno-lto>"
+        )
+    endif()
 endfunction()
