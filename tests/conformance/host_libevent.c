@@ -43,8 +43,11 @@ static void on_limit(evutil_socket_t fd, short what, void *user)
     (void)user;
 }
 
-static void use_locks(void)
+static const char **methods; /* all of them; libevent makes the list anew at each call, and frees the last one */
+
+static void start_libevent(void)
 {
+    methods = event_get_supported_methods();
 #ifdef HOST_LOCKED
     require(evthread_use_pthreads() == 0);
 #endif
@@ -53,11 +56,10 @@ static void use_locks(void)
 static struct event_base *make_base(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, use_locks);
+    pthread_once(&once, start_libevent);
     struct event_config *config = event_config_new();
-    require(config != NULL);
+    require(config != NULL && methods != NULL);
 #ifdef HOST_METHOD
-    const char **methods = event_get_supported_methods();
     for (int i = 0; methods[i] != NULL; i++)
         if (strcmp(methods[i], HOST_METHOD) != 0)
             event_config_avoid_method(config, methods[i]);
