@@ -314,7 +314,7 @@ START_TEST(a_change_is_answered_by_an_attempt)
     ck_assert_uint_eq(h.listening[0]->what, AFLOCK_ON_FILE);
     ck_assert_int_eq(seam_count(SEAM_LOCK), 2); /* again after the watch was there */
     ck_assert_int_eq(seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE) + seam_count(SEAM_OPEN_CACHED),
-                     3); /* the parent, the table of mounts, and f once */
+                     3);                                              /* the parent, the table of mounts, and f once */
     aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL); /* somebody else's change */
     fake_settle(&h);
     ck_assert_uint_eq(a.count, 0);
