@@ -1,8 +1,10 @@
 /* A worker on libev for a spool of jobs; start as many as you like, kill them whenever you like.
  *
- *   SPOOL/new/NAME.job   a job, put there complete (write it elsewhere on the file system, then rename it); a regular
- * file, whose name does not begin with a dot SPOOL/done/NAME      its result, published once: here the job's text in
- * capitals SPOOL/tmp/NAME       the result while it is being written
+ *   SPOOL/new/NAME.job   a job: a regular file whose name does not begin with a dot
+ *   SPOOL/done/NAME      its result, published once: here the job's text in capitals
+ *   SPOOL/tmp/NAME       the result while it is being written
+ *
+ * Put jobs there complete: write them elsewhere on the file system, then rename them.
  *
  * Which lock? One for the whole spool would let one worker work at a time. A lock file per job would stay behind when
  * the job is gone, because unlinking lock files is how locks break. So the job itself is locked: the library grants a

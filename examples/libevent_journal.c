@@ -1,8 +1,8 @@
 /* An HTTP server on libevent that appends lines to a journal, which several such servers share.
  *
- *   POST /append   writes the body as one line into the journal, under the lock JOURNAL.lock; answered when it is
- * written GET  /health   answers at once, whatever the lock does GET  /stats    how many requests wait for the lock and
- * hold it, and how many lines this server has written, as JSON
+ *   POST /append   appends the body to the journal as one line, under the lock JOURNAL.lock, and then answers
+ *   GET  /health   answers at once, whatever the lock does
+ *   GET  /stats    as JSON: requests that wait for the lock and hold it, lines that this server has written
  *
  * A line is "PID LENGTH BODY". It is written in two pieces, with the loop's other work between them, which is what a
  * slow disk would do to a long line: without the lock (--no-lock) the pieces of several lines get mixed.
