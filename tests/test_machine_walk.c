@@ -64,6 +64,20 @@ static const entry WORLDS[] = {
     {{"watched", {{X}, {X}, {S}}, 3, .outside = 1, ONE_PATH, .may = WATCH}, SHORT},
     {{"watched-by-four", {{X}, {X, .timeout = 3}, {S}, {S}}, 4, .outside = 2, ONE_PATH, .may = WATCH | WALK_ERRORS},
      LONG},
+    /* a file that stays open */
+    {{"kept-open", {{X}, {X}, {S}}, 3, .outside = 1, ONE_PATH, .may = WALK_KEEP | WALK_TICKS}, QUICK},
+    {{"kept-open-watched", {{X}, {X, .timeout = 3}, {S, .once = true}}, 3, .outside = 1, ONE_PATH,
+     .may = WALK_KEEP | WATCH}, SHORT},
+    {{"kept-open-in-trouble", {{X}, {X, .timeout = 3, .adopt = true}, {S}}, 3, .outside = 1, .failures = 1, ONE_PATH,
+     .may = WALK_KEEP | WATCH | TROUBLE}, LONG},
+    /* attempts that take as long as others have the file */
+    {{"parked", {{X, .timeout = 3}, {X}, {S}}, 3, .outside = 2, ONE_PATH, .may = WALK_PARK | WALK_TICKS}, QUICK},
+    {{"parked-of-four", {{X, .timeout = 3}, {S, .timeout = 3}, {S, .once = true}, {X, A}}, 4, .outside = 2, ONE_PATH,
+     .may = WALK_PARK | WALK_TICKS}, SHORT},
+    {{"parked-watched", {{X, .timeout = 3}, {S}, {S, .need = 1}}, 3, .outside = 1, ONE_PATH,
+     .may = WALK_PARK | WATCH | WALK_KEEP}, LONG},
+    {{"parked-in-trouble", {{X, .timeout = 3}, {S, .timeout = 3}, {X, .adopt = true}}, 3, .outside = 1, .failures = 1,
+     ONE_PATH, .may = WALK_PARK | WALK_KEEP | TROUBLE}, LONG},
     /* claims that block others, and must be beaten */
     {{"claims", {{X}, {X}, {S}}, 3, .outside = 1, .beat = 1, ONE_PATH, .may = WALK_PENDING | WALK_ERRORS}, QUICK},
     {{"claims-of-four", {{X}, {X, .timeout = 3}, {S}, {S, .once = true}}, 4, .outside = 2, .beat = 1, .failures = 1,
@@ -121,6 +135,7 @@ static const entry WORLDS[] = {
      .may = WALK_MERGE | WATCH}, LONG},
     {{"merge-owners", {{X, A, .path = 2}, {S, A, .path = 1}, {X, B, .path = 2}, {S, .path = 0, .once = true}}, 4,
      .outside = 1, TWO_PATHS, .may = WALK_MERGE | WALK_ERRORS}, SHORT},
+    {{"late-parked", {{X, .timeout = 1}, {X}, {S}}, 3, .outside = 1, ONE_PATH, .may = LATE | WALK_PARK | WALK_KEEP}, LONG},
     /* a program that comes late to its timers, and does several things before it settles */
     {{"late", {{X, .timeout = 1}, {X}}, 2, .outside = 1, ONE_PATH, .may = LATE}, QUICK},
     {{"late-watched", {{X}, {X}}, 2, .outside = 1, ONE_PATH, .may = WALK_LATE | WALK_NOTIFY | WALK_HINTS}, QUICK},
@@ -276,6 +291,7 @@ static const walk_world SMALL[] = {
     {"claims", {{X}, {X}, {S, .timeout = 1}}, 3, .outside = 1, .beat = 1, ONE_PATH, .may = WALK_PENDING},
     {"late", {{X, .timeout = 1}, {X}, {X}}, 3, .outside = 1, ONE_PATH, .may = LATE},
     {"merge", {{X, A, .path = 0}, {X, A, .path = 0}, {X, B, .path = 2}}, 3, TWO_PATHS, .may = WALK_MERGE},
+    {"parked", {{X, .timeout = 3}, {X}, {S}}, 3, .outside = 1, ONE_PATH, .may = WALK_PARK | WALK_KEEP | WALK_NOTIFY},
 };
 enum { NAMES = sizeof SMALL / sizeof SMALL[0] };
 

@@ -296,10 +296,60 @@ START_TEST(test_releases_go_first)
 }
 END_TEST
 
-START_TEST(test_parking_is_refused)
+static void make_pool_that_parks(unsigned most)
+{
+    reset();
+    aflock_pool_options options;
+    aflock_pool_options_init(&options);
+    options.threads = options.max_threads = 1;
+    options.idle = AFLOCK_FOREVER;
+    options.max_parked = most;
+    ck_assert_int_eq(aflock_pool_new(&pool, &options), 0);
+}
+
+START_TEST(test_parked_jobs_have_threads_of_their_own)
+{
+    make_gate();
+    aflock_job parked[] = {gated(0), gated(1), gated(2), gated(3)}, try = plain(4);
+    make_pool_that_parks(3);
+    for (int i = 0; i < 3; i++)
+        submit(&parked[i], AFLOCK_LANE_PARK);
+    await(&started, 3);
+    ck_assert_int_eq(pool.submit(pool.self, &parked[3], AFLOCK_LANE_PARK), AFLOCK_EFULL);
+    submit(&try, AFLOCK_LANE_TRY);
+    await(&finished, 1);
+    ck_assert_int_eq(atomic_load(&try.ran), 1);
+    ck_assert_int_eq(threads(), 4);
+    open_gate(3);
+    await(&finished, 4);
+    await_sleeping(4); /* a thread that has nothing to do serves the next one */
+    submit(&parked[3], AFLOCK_LANE_PARK);
+    open_gate(1);
+    await(&finished, 5);
+    ck_assert_int_eq(threads(), 4);
+    close_pool();
+}
+END_TEST
+
+START_TEST(test_parked_jobs_do_not_hold_up_the_end)
+{
+    make_gate();
+    aflock_job parked = gated(0);
+    make_pool_that_parks(1);
+    submit(&parked, AFLOCK_LANE_PARK);
+    await(&started, 1);
+    pool.close(pool.self, 0);
+    ck_assert_int_eq(atomic_load(&finished), 0);
+    open_gate(1);
+    await(&finished, 1);
+    await_threads(0);
+}
+END_TEST
+
+START_TEST(test_parking_can_be_forbidden)
 {
     aflock_job job = plain(1);
-    make_pool(4, 64, AFLOCK_FOREVER);
+    make_pool_that_parks(0);
     ck_assert_int_eq(pool.submit(pool.self, &job, AFLOCK_LANE_PARK), AFLOCK_ENOTSUP);
     ck_assert_int_eq(threads(), 0);
     close_pool();
@@ -627,7 +677,9 @@ int main(void)
     tcase_add_test(run, test_starts_on_first_use);
     tcase_add_test(run, test_idle_thread_takes_the_next);
     tcase_add_test(run, test_releases_go_first);
-    tcase_add_test(run, test_parking_is_refused);
+    tcase_add_test(run, test_parked_jobs_have_threads_of_their_own);
+    tcase_add_test(run, test_parked_jobs_do_not_hold_up_the_end);
+    tcase_add_test(run, test_parking_can_be_forbidden);
     tcase_add_test(run, test_width);
     tcase_add_test(run, test_signals_are_blocked);
     tcase_add_test(run, test_small_stack);

@@ -512,7 +512,7 @@ START_TEST(wrong_arguments)
     aflock *lock;
     start(true);
     ck_assert_int_eq(aflock_wait_mode(NULL, NULL), AFLOCK_EINVAL);
-    aflock_options o = lock_options((aflock_wait)3, POLL);
+    aflock_options o = lock_options((aflock_wait)4, POLL);
     ck_assert_int_eq(aflock_open(&lock, h.ctx, fake_path("f"), &o), AFLOCK_EINVAL);
     o.wait = (aflock_wait)-1;
     ck_assert_int_eq(aflock_open(&lock, h.ctx, fake_path("f"), &o), AFLOCK_EINVAL);

@@ -1,9 +1,10 @@
 /* The thread pool: runs the library's jobs that may block.
  *
  * Two first-in first-out queues, of which releases are served first; threads start when there is work for them and end
- * when they are idle. A job may hang for ever, so nobody ever waits for a thread: threads are detached, and the pool is
- * counted memory that the last of them frees. The mutex is held for a few instructions (and to start a thread), never
- * while a job runs or is dropped.
+ * when they are idle. Jobs that wait for a lock go to a pool of their own, made with the first of them, that queues
+ * nothing: each has its thread at once, or is refused. A job may hang for ever, so nobody ever waits for a thread:
+ * threads are detached, and the pool is counted memory that the last of them frees. The mutex is held for a few
+ * instructions (and to start a thread), never while a job runs or is dropped.
  *
  * submit, stalled and close are called on the loop's thread only, so that nothing competes with them but workers.
  */
@@ -55,6 +56,8 @@ struct aflock_pool {
     struct node *spare;
     struct slab *slabs;
     int closed;
+    int queues_nothing;
+    struct aflock_pool *parking; /* or NULL; the loop's thread only */
     aflock_pool_options options;
     atomic_uint references; /* of the owner, and of each thread */
 };
@@ -245,81 +248,7 @@ static int grow(aflock_pool *pool, unsigned jobs)
     return start_thread(pool);
 }
 
-/* -------------------------------------------------------------------------------------------- the executor's table */
-
-static int pool_submit(void *self, aflock_job *job, aflock_lane lane)
-{
-    aflock_pool *pool = self;
-    if (lane != AFLOCK_LANE_TRY && lane != AFLOCK_LANE_RELEASE)
-        return AFLOCK_ENOTSUP; /* a parked thread waits for a lock, and these never do */
-
-    pthread_mutex_lock(&pool->mutex);
-    int status = 0, error = 0;
-    struct node *node = get_node(pool);
-    if (node == NULL) {
-        status = AFLOCK_ENOMEM;
-    } else if ((error = grow(pool, pool->queued + 1)) != 0 && pool->live == 0) {
-        status = AFLOCK_ESYS; /* with any thread alive the job just takes longer */
-        put_node(pool, node);
-    } else {
-        push(pool, lane, node, job);
-        /* Inside the mutex: else the threads that are awake empty the queue during this system call and fall asleep,
-         * and the next job has to wake one again (with 64 jobs out: twice the futex calls, half the throughput). */
-        pthread_cond_signal(&pool->work);
-    }
-    pthread_mutex_unlock(&pool->mutex);
-    if (status == AFLOCK_ESYS)
-        errno = error;
-    return status;
-}
-
-/* Which job it is nobody says, but none is longer under way than the one that was started first. */
-static void pool_stalled(void *self)
-{
-    aflock_pool *pool = self;
-    pthread_mutex_lock(&pool->mutex);
-    struct worker *worker = pool->first_busy;
-    while (worker != NULL && worker->stalled)
-        worker = worker->next;
-    if (worker != NULL) {
-        worker->stalled = 1;
-        pool->stalled++;
-        grow(pool, pool->queued); /* if that fails, the next submit tries again */
-    }
-    pthread_mutex_unlock(&pool->mutex);
-}
-
-static void pool_close(void *self, int forked)
-{
-    aflock_pool *pool = self;
-    if (forked) {
-        free_memory(pool); /* the threads are not there, and one of them may have held the mutex */
-        return;
-    }
-    pthread_mutex_lock(&pool->mutex);
-    pool->closed = 1;
-    /* All threads may hang for ever: what is queued gets one more. If that fails it waits for one that comes back. */
-    if (pool->queued > 0 && pool->live == pool->busy && pool->live < pool->options.max_threads)
-        start_thread(pool);
-    pthread_cond_broadcast(&pool->work);
-    pthread_mutex_unlock(&pool->mutex);
-    unref(pool);
-}
-
 /* ------------------------------------------------------------------------------------------------------ making one */
-
-void aflock_pool_options_init(aflock_pool_options *options)
-{
-    if (options == NULL)
-        return;
-    *options = (aflock_pool_options){
-        .size = sizeof *options,
-        .threads = 4,
-        .max_threads = 64,
-        .stack_size = 128 * 1024,
-        .idle = 10 * AFLOCK_SECOND,
-    };
-}
 
 static int init_condition(pthread_cond_t *condition)
 {
@@ -345,6 +274,121 @@ static int init_locks(aflock_pool *pool)
     return error;
 }
 
+static aflock_pool *new_pool(const aflock_pool_options *options, int *error)
+{
+    aflock_pool *pool = calloc(1, sizeof *pool);
+    if (pool == NULL) {
+        *error = ENOMEM;
+        return NULL;
+    }
+    pool->options = *options;
+    atomic_init(&pool->references, 1);
+    *error = init_locks(pool);
+    if (*error == 0)
+        return pool;
+    free(pool);
+    return NULL;
+}
+
+/* -------------------------------------------------------------------------------------------- the executor's table */
+
+static int submit(aflock_pool *pool, aflock_job *job, aflock_lane lane)
+{
+    pthread_mutex_lock(&pool->mutex);
+    int status = 0, error = 0;
+    struct node *node = get_node(pool);
+    if (node == NULL) {
+        status = AFLOCK_ENOMEM;
+    } else if (pool->queues_nothing && pool->busy + pool->queued >= pool->options.threads) {
+        status = AFLOCK_EFULL;
+        put_node(pool, node);
+    } else if ((error = grow(pool, pool->queued + 1)) != 0 && (pool->live == 0 || pool->queues_nothing)) {
+        status = AFLOCK_ESYS; /* with any thread alive another job just takes longer */
+        put_node(pool, node);
+    } else {
+        push(pool, lane, node, job);
+        /* Inside the mutex: else the threads that are awake empty the queue during this system call and fall asleep,
+         * and the next job has to wake one again (with 64 jobs out: twice the futex calls, half the throughput). */
+        pthread_cond_signal(&pool->work);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    if (status == AFLOCK_ESYS)
+        errno = error;
+    return status;
+}
+
+static int park(aflock_pool *pool, aflock_job *job)
+{
+    if (pool->parking == NULL) {
+        aflock_pool_options options = pool->options;
+        options.threads = options.max_threads = pool->options.max_parked;
+        int error = ENOTSUP;
+        if (options.threads > 0)
+            pool->parking = new_pool(&options, &error);
+        if (pool->parking == NULL) {
+            errno = error;
+            return options.threads > 0 ? afl_status(error) : AFLOCK_ENOTSUP;
+        }
+        pool->parking->queues_nothing = 1;
+    }
+    return submit(pool->parking, job, AFLOCK_LANE_TRY);
+}
+
+static int pool_submit(void *self, aflock_job *job, aflock_lane lane)
+{
+    aflock_pool *pool = self;
+    return lane == AFLOCK_LANE_PARK ? park(pool, job) : submit(pool, job, lane);
+}
+
+/* Which job it is nobody says, but none is longer under way than the one that was started first. */
+static void pool_stalled(void *self)
+{
+    aflock_pool *pool = self;
+    pthread_mutex_lock(&pool->mutex);
+    struct worker *worker = pool->first_busy;
+    while (worker != NULL && worker->stalled)
+        worker = worker->next;
+    if (worker != NULL) {
+        worker->stalled = 1;
+        pool->stalled++;
+        grow(pool, pool->queued); /* if that fails, the next submit tries again */
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void pool_close(void *self, int forked)
+{
+    aflock_pool *pool = self;
+    if (pool->parking != NULL)
+        pool_close(pool->parking, forked);
+    if (forked) {
+        free_memory(pool); /* the threads are not there, and one of them may have held the mutex */
+        return;
+    }
+    pthread_mutex_lock(&pool->mutex);
+    pool->closed = 1;
+    /* All threads may hang for ever: what is queued gets one more. If that fails it waits for one that comes back. */
+    if (pool->queued > 0 && pool->live == pool->busy && pool->live < pool->options.max_threads)
+        start_thread(pool);
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->mutex);
+    unref(pool);
+}
+
+void aflock_pool_options_init(aflock_pool_options *options)
+{
+    if (options == NULL)
+        return;
+    *options = (aflock_pool_options){
+        .size = sizeof *options,
+        .threads = 4,
+        .max_threads = 64,
+        .stack_size = 128 * 1024,
+        .idle = 10 * AFLOCK_SECOND,
+        .max_parked = 32,
+    };
+}
+
 int aflock_pool_new(aflock_executor *out, const aflock_pool_options *given)
 {
     aflock_pool_options options;
@@ -356,14 +400,9 @@ int aflock_pool_new(aflock_executor *out, const aflock_pool_options *given)
     if (options.stack_size < STACK_LEAST)
         options.stack_size = STACK_LEAST;
 
-    aflock_pool *pool = calloc(1, sizeof *pool);
-    if (pool == NULL)
-        return AFLOCK_ENOMEM;
-    pool->options = options;
-    atomic_init(&pool->references, 1);
-    int error = init_locks(pool);
-    if (error != 0) {
-        free(pool);
+    int error;
+    aflock_pool *pool = new_pool(&options, &error);
+    if (pool == NULL) {
         errno = error;
         return afl_status(error);
     }

@@ -63,6 +63,8 @@ static int queue_submit(void *self, aflock_job *job, aflock_lane lane)
     struct queue *queue = self;
     if (uv_is_closing(queue->handle))
         return AFLOCK_ECLOSED;
+    if (lane == AFLOCK_LANE_PARK)
+        return AFLOCK_ENOTSUP; /* it would keep one of the loop's threads from everybody else */
     struct slot *slot = queue->free;
     if (slot != NULL)
         queue->free = slot->next;

@@ -19,15 +19,15 @@ enum { REOPENS = 16 }; /* of a path that others replace under our hands, before 
 
 /* ------------------------------------------------------------------------------------------------------- the locks */
 
-/* 0, or errno; EWOULDBLOCK: contended. */
-static int lock(const afl_work *w, int fd, aflock_mode mode)
+/* 0, or errno; EWOULDBLOCK: contended. wait: until it is free. */
+static int lock(const afl_work *w, int fd, aflock_mode mode, bool wait)
 {
     int rc;
     do {
         if (w->protocol == &afl_protocol_ofd)
-            rc = w->sys->lock_ofd(fd, mode == AFLOCK_SHARED ? F_RDLCK : F_WRLCK);
+            rc = w->sys->lock_ofd(fd, mode == AFLOCK_SHARED ? F_RDLCK : F_WRLCK, wait);
         else
-            rc = w->sys->flock(fd, (mode == AFLOCK_SHARED ? LOCK_SH : LOCK_EX) | LOCK_NB);
+            rc = w->sys->flock(fd, (mode == AFLOCK_SHARED ? LOCK_SH : LOCK_EX) | (wait ? 0 : LOCK_NB));
     } while (rc != 0 && errno == EINTR); /* also happens without waiting */
     if (rc == 0)
         return 0;
@@ -39,7 +39,7 @@ static int unlock(afl_work *w)
 {
     int rc;
     do
-        rc = w->protocol == &afl_protocol_ofd ? w->sys->lock_ofd(w->fd, F_UNLCK) : w->sys->flock(w->fd, LOCK_UN);
+        rc = w->protocol == &afl_protocol_ofd ? w->sys->lock_ofd(w->fd, F_UNLCK, false) : w->sys->flock(w->fd, LOCK_UN);
     while (rc != 0 && errno == EINTR);
     if (rc == 0)
         return 0;
@@ -232,7 +232,12 @@ static void try_path(afl_work *w)
             w->outcome.cleanup_errno = drop(w);
             return;
         }
-        int error = lock(w, w->fd, w->mode);
+        int error = lock(w, w->fd, w->mode, w->park && !w->renewed);
+        if (w->park && !error && !w->renewed && !afl_work_claim(w)) {
+            afl_work_contended(w, AFL_GRIP_NONE);
+            undo(w);
+            return;
+        }
         if (error && error != EWOULDBLOCK) {
             afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
             w->outcome.cleanup_errno = drop(w);
@@ -257,7 +262,7 @@ static void try_path(afl_work *w)
 
 static void try_descriptor(afl_work *w)
 {
-    int error = lock(w, w->fd, w->mode);
+    int error = lock(w, w->fd, w->mode, false);
     w->have = UINT32_MAX;
     if (error == EWOULDBLOCK)
         afl_work_contended(w, AFL_GRIP_NONE);
@@ -272,7 +277,7 @@ static void try_descriptor(afl_work *w)
 
 static bool convert_to_shared(afl_work *w)
 {
-    int error = lock(w, w->fd, AFLOCK_SHARED);
+    int error = lock(w, w->fd, AFLOCK_SHARED, false);
     if (!error)
         return true;
     /* The kernel drops the exclusive lock before it asks for the shared one: contended, it is gone. What other failures
@@ -354,6 +359,19 @@ static void adopt(afl_work *w)
         afl_work_won(w);
 }
 
+/* Who listens for the close of a file that stays open has to hear something else. Nothing is lost if nothing works:
+ * they look again by themselves, too. */
+static void touch(const afl_work *w)
+{
+    char path[40];
+    if (w->sys->touch(w->fd) == 0)
+        return;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", w->fd); /* not ours, or a read-only file system */
+    int fd = afl_open(w->sys, path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0);
+    if (fd >= 0)
+        w->sys->close(fd);
+}
+
 static void give_up(afl_work *w)
 {
     int error = unlock(w);
@@ -364,6 +382,11 @@ static void give_up(afl_work *w)
     w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
     if (error) {
         w->outcome.cleanup_errno = error;
+        return;
+    }
+    if (w->keep && w->path) {
+        touch(w);
+        w->outcome.grip = AFL_GRIP_KEPT;
         return;
     }
     error = drop(w);
@@ -513,6 +536,7 @@ const afl_protocol afl_protocol_flock = {
     .name = "native",
     .hand_on = true,
     .notify = AFLOCK_ON_FILE,
+    .park = true,
     .run = run,
     .reconcile = reconcile,
     .abandon = abandon,
@@ -524,6 +548,7 @@ const afl_protocol afl_protocol_ofd = {
     .name = "ofd",
     .hand_on = true,
     .notify = AFLOCK_ON_FILE,
+    .park = true,
     .run = run,
     .reconcile = reconcile,
     .abandon = abandon,

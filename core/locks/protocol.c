@@ -19,6 +19,12 @@ void afl_work_contended(afl_work *w, afl_grip grip)
     w->outcome = (afl_outcome){.answer = answer, .grip = grip};
 }
 
+bool afl_work_claim(afl_work *w)
+{
+    int wanted = AFL_PARKED_WANTED;
+    return atomic_compare_exchange_strong(&w->parked, &wanted, AFL_PARKED_WON);
+}
+
 void afl_work_fail(afl_work *w, afl_grip grip, const char *step, int error)
 {
     w->outcome = (afl_outcome){

@@ -31,6 +31,7 @@ typedef struct afl_protocol {
     const char *name;
     bool hand_on;           /* a hold can pass to another request without giving the file up */
     unsigned notify;        /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
+    bool park;              /* TRY can wait in the kernel (afl_work.park) */
     uint64_t beat_interval; /* of a pending claim; 0: none */
     size_t state_size;      /* memory of its own per path, zeroed: afl_work.state */
 
@@ -43,6 +44,10 @@ typedef struct afl_protocol {
     void (*inspect)(afl_query *q);  /* [W or L] who holds it? */
 } afl_protocol;
 
+/* A TRY that waits in the kernel: whether somebody waits for it. Who wins what nobody waits for gives it back itself.
+ */
+typedef enum afl_parked { AFL_PARKED_WANTED, AFL_PARKED_LEFT, AFL_PARKED_WON } afl_parked;
+
 /* One path's operation. The memory stays with the path from one operation to the next, and so does what the protocol
  * has: at most one operation is in flight. */
 struct afl_work {
@@ -53,12 +58,15 @@ struct afl_work {
     const char *path; /* absolute; NULL: the descriptor is the caller's */
     bool inline_only; /* must not sleep: set not_inline instead of doing what could */
     bool verify, convert;
+    bool keep; /* RELEASE: the descriptor stays */
+    bool park; /* TRY: wait in the kernel, on a thread that has nothing else to do, with the descriptor that is there */
     aflock_mode mode;
     uint32_t flags;     /* AFLOCK_CREATE ... */
     uint32_t file_mode; /* AFLOCK_MODE_DEFAULT */
     int (*on_acquired)(int fd, void *user);
     void *on_acquired_user;
-    atomic_bool left; /* the request has gone meanwhile: no need to serve its wishes */
+    atomic_bool left;  /* the request has gone meanwhile: no need to serve its wishes */
+    atomic_int parked; /* afl_parked */
 
     /* what came of it; set by the protocol */
     afl_outcome outcome;
@@ -107,6 +115,9 @@ typedef struct afl_watcher {
 } afl_watcher;
 int afl_work_watch(afl_work *w, afl_watcher *watcher);
 void afl_work_unwatch(afl_work *w, afl_watcher *watcher);
+
+/* [W] A parked TRY has the lock: is it still wanted? */
+bool afl_work_claim(afl_work *w);
 
 /* The properties that a request with these flags (AFLOCK_CREATE ...) needs. */
 uint32_t afl_needs(uint32_t flags);

@@ -320,6 +320,8 @@ static step_kind settle(const afl_machine *m, const afl_path *p)
     size_t row = p->grip;
     if (p->grip == AFL_GRIP_HELD && !p->holders)
         row = HELD_UNUSED;
+    if (p->keep && p->grip == AFL_GRIP_KEPT && !p->head)
+        return REST;
     int column = NOBODY;
     if (p->head) {
         bool fit = p->grip == AFL_GRIP_HELD      ? fits(m, p, p->head)
@@ -448,6 +450,24 @@ static bool start_grant(afl_machine *m, afl_path *p, uint64_t now, afl_action *a
     return true;
 }
 
+/* A TRY is parked for somebody who has left. Whoever wants the file in the same way takes it over, with its place among
+ * those whom the kernel lets wait. */
+static bool step_parked(afl_path *p, afl_action *a)
+{
+    afl_request *head = p->head;
+    if (!p->parked || p->op_for || !head)
+        return false;
+    bool fits = head->mode == p->tried_mode && !head->once;
+    *a = (afl_action){.op = fits ? AFL_OP_INHERIT : AFL_OP_DETACH, .path = p, .request = fits ? head : NULL};
+    if (fits) {
+        p->op_for = head;
+        head->attempts++;
+    } else {
+        p->parked = false; /* asked once */
+    }
+    return true;
+}
+
 /* Decides until there is something to do for the caller (true), or nothing more now (false). */
 static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
 {
@@ -458,7 +478,7 @@ static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
             return true;
         }
         if (p->op)
-            return false;
+            return step_parked(p, a);
         if (p->watch) {
             p->watch = false;
             *a = (afl_action){.op = AFL_OP_WATCH, .path = p};
@@ -473,6 +493,10 @@ static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
         case REST:
             if (p->head && p->head->once) {
                 end_once(m, p, p->head, now);
+                continue;
+            }
+            if (p->watching && !p->head) {
+                p->unwatch = true;
                 continue;
             }
             wait_until(m, p, AFLOCK_FOREVER);
@@ -497,9 +521,10 @@ static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
 /* Keeps the count of paths that give something up: they keep a loop alive. */
 static void count_releasing(afl_machine *m, afl_path *p)
 {
-    bool counts = p->op == AFL_OP_RELEASE || p->op == AFL_OP_WITHDRAW || p->releaser ||
-                  (p->grip == AFL_GRIP_HELD && !p->holders) ||
-                  (!p->head && (p->grip == AFL_GRIP_PENDING || p->grip == AFL_GRIP_KEPT) && p->op != AFL_OP_TRY);
+    bool counts =
+        p->op == AFL_OP_RELEASE || p->op == AFL_OP_WITHDRAW || p->releaser ||
+        (p->grip == AFL_GRIP_HELD && !p->holders) ||
+        (!p->head && (p->grip == AFL_GRIP_PENDING || (p->grip == AFL_GRIP_KEPT && !p->keep)) && p->op != AFL_OP_TRY);
     if (counts == p->counted)
         return;
     p->counted = counts;
@@ -809,6 +834,7 @@ void afl_machine_done(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
         return;
     }
     p->op = AFL_OP_NONE;
+    p->parked = false;
     make_ready(m, p);
 }
 
@@ -934,6 +960,12 @@ void afl_machine_end_release(afl_machine *m, afl_path *p, int status, uint64_t n
     answer_releaser(m, p, 0, now);
     if (r)
         r->status = status;
+    make_ready(m, p);
+}
+
+void afl_machine_keep(afl_machine *m, afl_path *p, bool keep)
+{
+    p->keep = keep;
     make_ready(m, p);
 }
 

@@ -11,7 +11,7 @@
  *
  *   grip           nobody waits   the head fits     the head does not fit
  *   none           rest           try               try
- *   kept           withdraw       try               try         (a descriptor kept between attempts)
+ *   kept           withdraw       try               try         (a descriptor kept between attempts; `keep`: rest)
  *   pending        withdraw       try               withdraw    (a claim of ours that blocks others)
  *   held, in use   rest           grant             rest
  *   held, unused   release        grant             release     (grant becomes release when a run of hand-offs is over)
@@ -46,7 +46,10 @@ typedef enum afl_op {
     AFL_OP_RELEASE,  /* give the file up */
     AFL_OP_BEAT,     /* refresh the pending claim */
     AFL_OP_WATCH,    /* listen for changes; answered by afl_machine_watched, not an operation in flight */
-    AFL_OP_UNWATCH   /* stop listening; not answered */
+    AFL_OP_UNWATCH,  /* stop listening; not answered */
+    AFL_OP_INHERIT,  /* the parked TRY is for `request` from now on; not answered */
+    AFL_OP_DETACH    /* forget the parked TRY, for which nobody waits, and answer it with AFL_CONTENDED and no grip; if
+                        that    cannot be, it is answered when it returns */
 } afl_op;
 
 typedef enum afl_answer {
@@ -122,8 +125,12 @@ struct afl_path {
     /* the caller's, set before use and unchanged while in use */
     bool hand_on;           /* the protocol can pass a hold to another request without giving the file up */
     bool notify;            /* WATCH is worth asking for */
+    bool keep;              /* what is kept stays when nobody waits (afl_machine_keep) */
     uint64_t beat_interval; /* BEAT is due so often while pending; 0: never */
     uint64_t resolution;    /* retry rungs below it collapse */
+
+    /* the caller's to set while a TRY is in flight */
+    bool parked; /* it returns when whoever has the file is through: a head that it does not fit must not wait for it */
 
     /* to be read */
     afl_request *head, *tail; /* waiting, in order */
@@ -250,6 +257,9 @@ void afl_machine_merge(afl_machine *m, afl_path *into, afl_path *from, uint64_t 
 
 /* A release under way is answered now, with `status`, whatever comes of it. */
 void afl_machine_end_release(afl_machine *m, afl_path *p, int status, uint64_t now);
+
+/* Whether what is kept between attempts stays when nobody waits. Off: it is withdrawn. */
+void afl_machine_keep(afl_machine *m, afl_path *p, bool keep);
 
 /* Forgets a path with no request, before its memory is freed. */
 void afl_machine_forget(afl_machine *m, afl_path *p);

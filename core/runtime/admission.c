@@ -155,6 +155,8 @@ static bool take_back(aflock_ctx *ctx, aflock_job *job)
 
 bool afl_admission_unqueue(aflock_ctx *ctx, aflock_job *job)
 {
+    if (job->lane == AFLOCK_LANE_PARK)
+        return false;
     if (job->run_of)
         return take_back(ctx, job);
     afl_device *d = job->device;
@@ -250,6 +252,23 @@ static void open_gate(aflock_ctx *ctx, aflock_job *job)
 {
     job->gate = ctx->gate;
     atomic_fetch_add(&ctx->gate->refs, 1);
+}
+
+bool afl_admission_park(aflock_ctx *ctx, aflock_job *job, afl_device *device)
+{
+    job->path = NULL; /* it knows its device */
+    job->lane = AFLOCK_LANE_PARK;
+    job->run_of = NULL;
+    job->astray = job->sent_back = false;
+    job->dropped = 0;
+    open_gate(ctx, job);
+    if (ctx->executor->submit(ctx->executor->self, job, AFLOCK_LANE_PARK) != 0) {
+        afl_gate_unref(ctx->gate);
+        return false;
+    }
+    job->device = device;
+    device->refs++;
+    return true;
 }
 
 /* Hands a job to the executor as the first of a run; false: refused. */

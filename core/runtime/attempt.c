@@ -62,7 +62,7 @@ static void complete(afl_place *p)
     bool undo = p->path.op == AFL_OP_RELEASE || p->path.op == AFL_OP_WITHDRAW;
     trace_outcome(ctx, p, o);
     if (p->path.op == AFL_OP_TRY)
-        afl_place_tried(p, o->answer == AFL_WON);
+        afl_place_tried(p, o);
     if (undo && o->answer == AFL_ERROR && !p->path.releaser)
         afl_log(ctx, AFLOCK_LOG_ERROR, "%s: %s: %s; trying again", p->attempt->spelling->text, o->step,
                 strerror(o->sys_errno));
@@ -137,13 +137,25 @@ static void orphan_job(aflock_job *job)
     afl_attempt_free(t);
 }
 
+/* It has given back what it got; one that was dropped has an open file. */
+static void end_detached(aflock_ctx *ctx, afl_attempt *t)
+{
+    *(t->prev ? &t->prev->next : &ctx->detached) = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    t->work.protocol->reconcile(&t->work);
+    afl_attempt_free(t);
+}
+
 static void finish_job(aflock_ctx *ctx, aflock_job *job)
 {
     afl_attempt *t = AFL_CONTAINER(afl_attempt, job, job);
     afl_place *p = t->place;
     afl_admission_returned(ctx, job);
     afl_spelling_unref(t->spelling);
-    if (job->dropped) {
+    if (!p) {
+        end_detached(ctx, t);
+    } else if (job->dropped) {
         fail(p, AFLOCK_ESYS, "executor", job->dropped);
     } else if (!t->resolve) {
         complete(p);
@@ -170,6 +182,75 @@ static void send(afl_place *p)
     afl_trace(ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 0);
     bool undo = t->work.op == AFL_OP_RELEASE || t->work.op == AFL_OP_WITHDRAW;
     afl_admission_submit(ctx, &t->job, p->device, t->work.path, undo ? AFLOCK_LANE_RELEASE : AFLOCK_LANE_TRY);
+}
+
+/* ------------------------------------------------------------------------------------------------------------ parked
+ */
+
+bool afl_attempt_is_parked(const afl_attempt *t)
+{
+    return t->work.park;
+}
+
+/* The file is held, and the head would rather wait in the kernel than listen. */
+static void park(afl_place *p)
+{
+    afl_attempt *t = p->attempt;
+    aflock_ctx *ctx = p->ctx;
+    t->work.inline_only = false;
+    atomic_store(&t->work.parked, AFL_PARKED_WANTED);
+    atomic_fetch_add(&t->spelling->refs, 1);
+    if (afl_admission_park(ctx, &t->job, p->device)) {
+        p->path.parked = true;
+        afl_trace(ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 2);
+        return;
+    }
+    afl_spelling_unref(t->spelling);
+    t->work.park = false;
+    afl_place_unparked(p);
+    afl_work_contended(&t->work, AFL_GRIP_KEPT); /* as the last attempt found it */
+    complete(p);
+}
+
+static void take_over(afl_place *p)
+{
+    int left = AFL_PARKED_LEFT;
+    atomic_compare_exchange_strong(&p->attempt->work.parked, &left, AFL_PARKED_WANTED);
+    atomic_store_explicit(&p->attempt->work.left, false, memory_order_relaxed);
+}
+
+/* The parked attempt goes on without the place, which gets a new one. */
+static void detach(afl_place *p)
+{
+    aflock_ctx *ctx = p->ctx;
+    int wanted = AFL_PARKED_WANTED;
+    afl_attempt *t = p->attempt;
+    atomic_compare_exchange_strong(&t->work.parked, &wanted, AFL_PARKED_LEFT);
+    if (atomic_load(&t->work.parked) == AFL_PARKED_WON)
+        return; /* it is on its way back */
+    afl_attempt *fresh = afl_attempt_new(p);
+    if (!fresh)
+        return;
+    fresh->spelling = t->spelling;
+    p->attempt = fresh;
+    t->place = NULL;
+    t->prev = NULL;
+    t->next = ctx->detached;
+    if (t->next)
+        t->next->prev = t;
+    ctx->detached = t;
+    afl_work_contended(&fresh->work, AFL_GRIP_NONE);
+    complete(p);
+}
+
+void afl_attempts_abandon(aflock_ctx *ctx)
+{
+    while (ctx->detached) {
+        afl_attempt *t = ctx->detached;
+        ctx->detached = t->next;
+        t->work.protocol->abandon(&t->work);
+        afl_attempt_free(t);
+    }
 }
 
 /* ------------------------------------------------------------------------------------------------------------ inline
@@ -254,6 +335,10 @@ static void dispatch(afl_place *p)
         p->protocol->start(&p->attempt->work);
         return;
     }
+    if (p->attempt->work.park) {
+        park(p);
+        return;
+    }
     switch (io_of(p)) {
     case AFLOCK_IO_INLINE:
         resolve_and_run_here(p);
@@ -278,6 +363,8 @@ static void take_order(afl_place *p, const afl_action *a)
     w->op = a->op;
     w->verify = a->verify;
     w->convert = a->convert;
+    w->keep = p->path.keep;
+    w->park = a->op == AFL_OP_TRY && afl_place_parks(p);
     t->resolve = false;
     atomic_store_explicit(&w->left, false, memory_order_relaxed);
     if (a->request) {
@@ -308,6 +395,10 @@ void afl_attempts_pump(aflock_ctx *ctx)
             afl_place_listen(p);
         } else if (a.op == AFL_OP_UNWATCH) {
             afl_place_unlisten(p);
+        } else if (a.op == AFL_OP_INHERIT) {
+            take_over(p);
+        } else if (a.op == AFL_OP_DETACH) {
+            detach(p);
         } else {
             take_order(p, &a);
             dispatch(p);
@@ -318,8 +409,12 @@ void afl_attempts_pump(aflock_ctx *ctx)
 
 void afl_attempt_note_left(afl_place *p)
 {
-    if (p->path.op && !p->path.op_for)
-        atomic_store(&p->attempt->work.left, true);
+    int wanted = AFL_PARKED_WANTED;
+    if (!p->path.op || p->path.op_for)
+        return;
+    atomic_store(&p->attempt->work.left, true);
+    if (p->attempt->work.park)
+        atomic_compare_exchange_strong(&p->attempt->work.parked, &wanted, AFL_PARKED_LEFT);
 }
 
 int afl_work_watch(afl_work *w, afl_watcher *watcher)

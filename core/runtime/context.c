@@ -254,6 +254,7 @@ int aflock_ctx_drain(aflock_ctx *ctx, aflock_drained callback, void *user)
 static void end_requests(aflock_ctx *ctx, afl_place *p)
 {
     afl_machine *m = &ctx->machine;
+    afl_machine_keep(m, &p->path, false);
     while (p->path.head)
         afl_machine_cancel(m, p->path.head, AFLOCK_ECLOSED, ctx->now);
     if (p->path.failing)
@@ -288,7 +289,7 @@ static void end_and_answer(aflock_ctx *ctx)
 static bool is_busy(const afl_place *p)
 {
     if (p->path.op)
-        return !p->protocol->start;
+        return !p->protocol->start && !afl_attempt_is_parked(p->attempt);
     return p->path.grip != AFL_GRIP_NONE && !(p->caller_fd >= 0 && p->path.holders);
 }
 
@@ -470,6 +471,7 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
         for (afl_spelling *s = p->spellings; s; s = s->place_next)
             atomic_store(&s->refs, 1); /* the workers that held the others are not in this process */
     }
+    afl_attempts_abandon(ctx);
     while (ctx->errands) {
         afl_errand *e = ctx->errands;
         ctx->errands = e->next;

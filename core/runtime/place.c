@@ -331,6 +331,28 @@ void afl_place_free(afl_place *p)
     afl_release_memory(ctx, p);
 }
 
+void afl_place_add_lock(afl_place *p, aflock *lock)
+{
+    lock->prev = NULL;
+    lock->next = p->locks;
+    if (lock->next)
+        lock->next->prev = lock;
+    p->locks = lock;
+    p->io_locks[lock->io]++;
+    if (lock->keep_open && p->keepers++ == 0)
+        afl_machine_keep(&p->ctx->machine, &p->path, true);
+}
+
+void afl_place_remove_lock(afl_place *p, const aflock *lock)
+{
+    *(lock->prev ? &lock->prev->next : &p->locks) = lock->next;
+    if (lock->next)
+        lock->next->prev = lock->prev;
+    p->io_locks[lock->io]--;
+    if (lock->keep_open && --p->keepers == 0)
+        afl_machine_keep(&p->ctx->machine, &p->path, false);
+}
+
 void afl_place_tidy(afl_place *p)
 {
     if (p->ctx->closing || p->locks || p->path.op || p->path.grip != AFL_GRIP_NONE || p->path.head || p->path.holders ||
@@ -362,12 +384,7 @@ static void merge(afl_place *into, afl_place *from, uint64_t now)
         aflock *lock = from->locks;
         from->locks = lock->next;
         lock->place = into;
-        lock->prev = NULL;
-        lock->next = into->locks;
-        if (lock->next)
-            lock->next->prev = lock;
-        into->locks = lock;
-        into->io_locks[lock->io]++;
+        afl_place_add_lock(into, lock);
     }
     afl_machine_merge(&ctx->machine, &into->path, &from->path, now);
     afl_place_free(from);

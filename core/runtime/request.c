@@ -112,7 +112,7 @@ static int options_for_open(aflock_options *o, const aflock_options *given)
         return AFLOCK_EINVAL;
     bool sane = (o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD) && o->io >= AFLOCK_IO_AUTO &&
                 o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL && o->wait >= AFLOCK_WAIT_AUTO &&
-                o->wait <= AFLOCK_WAIT_POLL;
+                o->wait <= AFLOCK_WAIT_PARK;
     return sane ? 0 : AFLOCK_EINVAL;
 }
 
@@ -137,11 +137,8 @@ static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, co
     lock->poll_interval = lock->next_poll = o->poll_interval;
     lock->wait = o->wait;
     lock->max_waiters = o->max_waiters;
-    lock->next = place->locks;
-    if (lock->next)
-        lock->next->prev = lock;
-    place->locks = lock;
-    place->io_locks[o->io]++;
+    lock->keep_open = o->keep_open != 0 && path;
+    afl_place_add_lock(place, lock);
     *out = lock;
     return 0;
 }
@@ -194,10 +191,7 @@ int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl
 void afl_lock_free(aflock *lock)
 {
     afl_place *place = lock->place;
-    *(lock->prev ? &lock->prev->next : &place->locks) = lock->next;
-    if (lock->next)
-        lock->next->prev = lock->prev;
-    place->io_locks[lock->io]--;
+    afl_place_remove_lock(place, lock);
     aflock_ctx *ctx = lock->ctx;
     afl_release_memory(ctx, lock);
     afl_place_tidy(place);
@@ -229,8 +223,10 @@ int aflock_close(aflock *lock)
         return status;
     if (lock->active)
         return AFLOCK_EBUSY;
+    aflock_ctx *ctx = lock->ctx;
     lock->closing = true;
     afl_lock_tidy(lock);
+    afl_settle(ctx); /* what was kept open for it is closed */
     return 0;
 }
 

@@ -166,6 +166,8 @@ void afl_admission_pump(aflock_ctx *ctx, uint64_t now);
 void afl_admission_returned(aflock_ctx *ctx, aflock_job *job);
 void afl_admission_expire(aflock_ctx *ctx, uint64_t now); /* jobs that have been out too long stop counting */
 uint64_t afl_admission_deadline(const aflock_ctx *ctx);
+/* Outside of all limits, on a thread of its own; false: refused. */
+bool afl_admission_park(aflock_ctx *ctx, aflock_job *job, afl_device *device);
 bool afl_admission_unqueue(aflock_ctx *ctx, aflock_job *job); /* true: it was still waiting for admission */
 void afl_admission_flush_releases(aflock_ctx *ctx);           /* hands all queued releases to the executor */
 
@@ -187,8 +189,9 @@ typedef struct afl_attempt {
     aflock_job job;
     afl_work work;
     afl_place *place;
-    afl_spelling *spelling; /* of the request it is made for; the job has a reference of its own */
-    bool resolve;           /* find out where the path leads, and nothing else */
+    afl_spelling *spelling;          /* of the request it is made for; the job has a reference of its own */
+    bool resolve;                    /* find out where the path leads, and nothing else */
+    struct afl_attempt *next, *prev; /* of the context's detached ones: `place` is NULL */
     afl_class kind;
     afl_identity where;
     afl_fault fault;
@@ -202,6 +205,7 @@ struct afl_place {
     aflock *locks;
     afl_spelling *spellings;
     uint32_t io_locks[3]; /* locks by aflock_io */
+    uint32_t keepers;     /* locks with keep_open */
     aflock_io io;         /* of the last operation */
     int caller_fd;        /* or -1 */
     bool resolved;
@@ -214,10 +218,11 @@ struct afl_place {
     afl_attempt *attempt;
     aflock_notify notify;
     bool notifying;
-    bool muffled;        /* changes were not followed up: they are later */
-    uint32_t hints;      /* changes that may be followed up at once */
-    uint64_t hints_at;   /* when that was so */
-    uint64_t deaf_until; /* no watch was to be had */
+    bool muffled;            /* changes were not followed up: they are later */
+    uint32_t hints;          /* changes that may be followed up at once */
+    uint64_t hints_at;       /* when that was so */
+    uint64_t deaf_until;     /* no watch was to be had */
+    uint64_t unparked_until; /* no thread was to be had */
     afl_place *muffled_next;
 };
 
@@ -228,6 +233,7 @@ struct aflock {
     aflock *next, *prev; /* of the place */
     aflock_io io;
     aflock_wait wait;
+    bool keep_open;
     uint64_t poll_interval; /* as it was asked for, */
     uint64_t next_poll;     /* ... and for how long the next wait is */
     uint32_t max_waiters;
@@ -271,6 +277,8 @@ afl_place *afl_place_of_descriptor(aflock_ctx *ctx, int fd, const afl_protocol *
 /* The place's path leads to `where`. False: it was merged into another place, or cannot be; the attempt is forgotten.
  */
 bool afl_place_resolved(afl_place *place, const afl_identity *where, uint64_t now);
+void afl_place_add_lock(afl_place *place, aflock *lock);
+void afl_place_remove_lock(afl_place *place, const aflock *lock);
 void afl_place_tidy(afl_place *place); /* frees it if nobody needs it */
 void afl_place_free(afl_place *place);
 void afl_spelling_unref(afl_spelling *s);     /* any thread */
@@ -282,6 +290,8 @@ afl_attempt *afl_attempt_new(afl_place *place);
 void afl_attempt_free(afl_attempt *attempt);
 void afl_attempts_pump(aflock_ctx *ctx); /* carries out all that the machine asks for */
 void afl_attempt_note_left(afl_place *place);
+bool afl_attempt_is_parked(const afl_attempt *attempt); /* it returns when somebody else releases the file */
+void afl_attempts_abandon(aflock_ctx *ctx);             /* those that are detached, in a forked child */
 
 /* ------------------------------------------------------------------------------------------------------------- wait.c
  */
@@ -296,7 +306,9 @@ void afl_place_listen(afl_place *p);
 void afl_place_unlisten(afl_place *p);
 void afl_place_changed(afl_place *p, uint64_t now); /* the notifier says so */
 void afl_place_lost(afl_place *p);
-void afl_place_tried(afl_place *p, bool won); /* before the machine hears of it */
+void afl_place_tried(afl_place *p, const afl_outcome *o); /* before the machine hears of it */
+bool afl_place_parks(const afl_place *p);                 /* its next attempt waits in the kernel */
+void afl_place_unparked(afl_place *p);                    /* no thread was to be had */
 void afl_place_forget_changes(afl_place *p);
 void afl_waits_expire(aflock_ctx *ctx, uint64_t now);
 uint64_t afl_waits_deadline(const aflock_ctx *ctx);
@@ -367,7 +379,8 @@ struct aflock_ctx {
     afl_directory directories[64];
 
     afl_place *muffled, *muffled_last; /* in the order in which they may try */
-    bool told_deaf;
+    bool told_deaf, told_unparked;
+    afl_attempt *detached; /* parked for nobody: they come back when they have got the lock and given it back */
     uint32_t dice;
 
     afl_errand *errands, *errands_last; /* in the order of asking */

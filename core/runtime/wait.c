@@ -6,6 +6,8 @@
 enum { HINTS_AT_ONCE = 64, FEW_HINTS = HINTS_AT_ONCE / 2 };
 #define HINT_INTERVAL AFLOCK_MILLISECOND
 #define DEAF_FOR (10 * AFLOCK_SECOND)
+#define UNPARKED_FOR AFLOCK_SECOND
+#define DEFAULT_POLL (50 * AFLOCK_MILLISECOND)
 
 /* ------------------------------------------------------------------------------------------------------ the choice */
 
@@ -14,10 +16,17 @@ static bool is_deaf(const afl_place *p)
     return p->ctx->now < p->deaf_until;
 }
 
+static bool parks(const afl_place *p, const aflock *lock)
+{
+    return lock->wait == AFLOCK_WAIT_PARK && p->protocol->park && p->caller_fd < 0 && p->ctx->now >= p->unparked_until;
+}
+
 afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
 {
     if (lock->wait == AFLOCK_WAIT_POLL)
         return (afl_wait_choice){AFLOCK_WAIT_POLL, "asked for"};
+    if (parks(p, lock))
+        return (afl_wait_choice){AFLOCK_WAIT_PARK, "asked for"};
     if (!p->ctx->notifier)
         return (afl_wait_choice){AFLOCK_WAIT_POLL, "the loop cannot listen for changes of files"};
     if (!p->protocol->notify)
@@ -55,25 +64,50 @@ static uint64_t interval(const afl_place *p, const aflock *lock)
     return spread(p->ctx, lock->poll_interval * times);
 }
 
+bool afl_place_parks(const afl_place *p)
+{
+    const afl_request *head = p->path.head;
+    if (p->path.grip != AFL_GRIP_KEPT || !head || head->once || head->attempts < 2)
+        return false; /* not before a first attempt has found it held */
+    return afl_choose_wait(p, AFL_CONTAINER(afl_entry, request, head)->lock).wait == AFLOCK_WAIT_PARK;
+}
+
+void afl_place_unparked(afl_place *p)
+{
+    aflock_ctx *ctx = p->ctx;
+    p->unparked_until = ctx->now + UNPARKED_FOR;
+    if (ctx->told_unparked)
+        return;
+    ctx->told_unparked = true;
+    afl_log(ctx, AFLOCK_LOG_WARN,
+            "%s: no thread to wait in the kernel is to be had; waiting without one for a while (this is said once)",
+            p->attempt->spelling->text);
+}
+
 /* How the head will wait, if it has to. Who counts on hearing of changes and cannot listen now looks again when he can:
  * he may have asked for no other attempts. */
-static void prepare_wait(afl_place *p)
+static void prepare_wait(afl_place *p, const afl_outcome *o)
 {
     const afl_request *head = p->path.head;
     if (!head)
         return;
     aflock *lock = AFL_CONTAINER(afl_entry, request, head)->lock;
-    p->path.notify = afl_choose_wait(p, lock).wait == AFLOCK_WAIT_NOTIFY;
+    aflock_wait wait = afl_choose_wait(p, lock).wait;
+    p->path.notify = wait == AFLOCK_WAIT_NOTIFY;
     lock->next_poll = interval(p, lock);
+    if (wait == AFLOCK_WAIT_PARK && o->grip == AFL_GRIP_KEPT)
+        lock->next_poll = 0; /* the next attempt waits by itself */
+    else if (wait != AFLOCK_WAIT_POLL && o->grip == AFL_GRIP_NONE && lock->next_poll > DEFAULT_POLL)
+        lock->next_poll = DEFAULT_POLL; /* others replace it all the time: there is nothing to listen to */
     if (is_deaf(p) && lock->wait != AFLOCK_WAIT_POLL && lock->next_poll > p->deaf_until - p->ctx->now)
         lock->next_poll = p->deaf_until - p->ctx->now;
 }
 
 /* Changes that were worth while cost nothing. */
-void afl_place_tried(afl_place *p, bool won)
+void afl_place_tried(afl_place *p, const afl_outcome *o)
 {
-    if (!won) {
-        prepare_wait(p);
+    if (o->answer != AFL_WON) {
+        prepare_wait(p, o);
         return;
     }
     p->hints = HINTS_AT_ONCE;

@@ -61,13 +61,13 @@ static int sys_flock(int fd, int operation)
     return flock(fd, operation);
 }
 
-static int sys_lock_ofd(int fd, short type)
+static int sys_lock_ofd(int fd, short type, bool wait)
 {
     struct flock whole;
     memset(&whole, 0, sizeof whole); /* l_pid has to be 0 */
     whole.l_type = type;
     whole.l_whence = SEEK_SET;
-    return fcntl(fd, F_OFD_SETLK, &whole);
+    return fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &whole);
 }
 
 /* The C library asks by an empty path, which the kernel has to look at first; where its struct is the kernel's, the
@@ -95,6 +95,11 @@ static int sys_identify(int fd, afl_identity *id)
     id->ino = facts.ino;
     id->mount = facts.mask & ASK_MOUNT ? facts.mount : 0;
     return 0;
+}
+
+static int sys_touch(int fd)
+{
+    return futimens(fd, NULL);
 }
 
 static int sys_dup_above(int fd, bool close_on_exec)
@@ -153,6 +158,7 @@ const afl_sys afl_sys_linux = {
     .identify = sys_identify,
     .fchmod = fchmod,
     .ftruncate = ftruncate,
+    .touch = sys_touch,
     .mkdir = mkdir,
     .read = read,
     .readlink = readlink,

@@ -23,12 +23,13 @@ typedef struct afl_sys {
     int (*dup_above)(int fd, bool close_on_exec);    /* the same descriptor, with a number above 2 */
     int (*close)(int fd);
     int (*flock)(int fd, int operation);
-    int (*lock_ofd)(int fd, short type); /* F_OFD_SETLK on the whole file */
+    int (*lock_ofd)(int fd, short type, bool wait); /* F_OFD_SETLK or F_OFD_SETLKW on the whole file */
     int (*fstat)(int fd, struct stat *st);
     int (*stat)(const char *path, struct stat *st, bool follow);
     int (*identify)(int fd, afl_identity *id);
     int (*fchmod)(int fd, mode_t mode);
     int (*ftruncate)(int fd, off_t length);
+    int (*touch)(int fd); /* both times to now */
     int (*mkdir)(const char *path, mode_t mode);
     ssize_t (*read)(int fd, void *buffer, size_t size);
     ssize_t (*readlink)(const char *path, char *target, size_t size);

@@ -313,7 +313,10 @@ static void order_open(world *w)
     if (what == 12 || what == 14)
         o.wait = what == 12 ? AFLOCK_WAIT_NOTIFY : AFLOCK_WAIT_POLL;
     if (what == 16)
-        o.wait = (aflock_wait)3;
+        o.wait = (aflock_wait)4;
+    if (what == 18)
+        o.wait = AFLOCK_WAIT_PARK;
+    o.keep_open = (int)below(3) - 1;
     if (slot->lock)
         return;
     void *given = sized(&o, sizeof o, &used);
@@ -596,8 +599,10 @@ static void check_wait_mode(const world *w, const aflock *lock)
         return;
     aflock_wait asked = slot_of(lock)->options.wait;
     fuzz_require(reason && *reason && mode == aflock_wait_mode(lock, NULL));
-    fuzz_require(mode >= AFLOCK_WAIT_AUTO && mode <= AFLOCK_WAIT_POLL);
-    fuzz_require(mode == AFLOCK_WAIT_POLL || (asked != AFLOCK_WAIT_POLL && w->host.host.notifier));
+    fuzz_require(mode >= AFLOCK_WAIT_AUTO && mode <= AFLOCK_WAIT_PARK);
+    fuzz_require(mode == AFLOCK_WAIT_POLL || (asked != AFLOCK_WAIT_POLL && w->host.host.notifier) ||
+                 mode == AFLOCK_WAIT_PARK);
+    fuzz_require(mode != AFLOCK_WAIT_PARK || asked == AFLOCK_WAIT_PARK);
     fuzz_require(mode != AFLOCK_WAIT_AUTO || (asked == AFLOCK_WAIT_AUTO && !lock->place->resolved));
 }
 

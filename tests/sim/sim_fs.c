@@ -374,6 +374,15 @@ int sim_fs_ftruncate(sim_task *task, int fd, off_t length)
     return 0;
 }
 
+int sim_fs_touch(sim_task *task, int fd)
+{
+    const sim_file *f = real_file(task, fd);
+    if (!f || !f->inode)
+        return -EBADF;
+    sim_inode_changed(f->view, f->inode);
+    return 0;
+}
+
 int sim_fs_read(sim_task *task, int fd, void *buffer, size_t size)
 {
     char text[SIM_TEXT];

@@ -125,6 +125,7 @@ int sim_fs_stat(sim_task *task, const char *path, struct stat *st, bool follow);
 int sim_fs_identify(sim_task *task, int fd, afl_identity *id);
 int sim_fs_fchmod(sim_task *task, int fd, mode_t mode);
 int sim_fs_ftruncate(sim_task *task, int fd, off_t length);
+int sim_fs_touch(sim_task *task, int fd);
 int sim_fs_mkdir(sim_task *task, const char *path, mode_t mode);
 int sim_fs_unlink(sim_task *task, const char *path);
 int sim_fs_rename(sim_task *task, const char *from, const char *to);

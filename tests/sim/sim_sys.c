@@ -32,6 +32,7 @@ static const call_kind STAT = {"stat", false, {EIO, ESTALE, ENOMEM}};
 static const call_kind IDENTIFY = {"identify", true, {EIO}};
 static const call_kind FCHMOD = {"fchmod", false, {EINTR, EIO, EPERM, EROFS}};
 static const call_kind FTRUNCATE = {"ftruncate", false, {EINTR, EIO, EROFS}};
+static const call_kind TOUCH = {"touch", false, {EINTR, EIO, EACCES, EROFS}};
 static const call_kind MKDIR = {"mkdir", false, {EIO, ENOSPC}};
 static const call_kind READLINK = {"readlink", false, {EIO, ENOMEM}};
 static const call_kind READ = {"read", true, {EINTR, EIO}};
@@ -184,6 +185,14 @@ static int sys_close(int fd)
     return end(k, v, fd, good ? 0 : -error, NULL);
 }
 
+/* The kernel wakes who waits some time after the lock is free. False: the process has died. */
+static bool wait_in_kernel(void)
+{
+    sim_require(!sim_on_loop(), "the loop does not wait for a lock");
+    sim_count.parked++;
+    return sim_delay(sim_magnitude(10 * SIM_US, 10 * SIM_MS));
+}
+
 static int sys_flock(int fd, int operation)
 {
     sim_process *p = sim_current();
@@ -197,17 +206,29 @@ static int sys_flock(int fd, int operation)
         if (!sim_delay(sim_magnitude(SIM_US, SIM_MS)))
             return -1;
     }
-    return end(k, v, fd, sim_fs_flock(&p->task, fd, operation), NULL);
+    int result = sim_fs_flock(&p->task, fd, operation);
+    while (result == -EWOULDBLOCK && !(operation & LOCK_NB)) {
+        if (!wait_in_kernel())
+            return -1;
+        result = sim_fs_flock(&p->task, fd, operation);
+    }
+    return end(k, v, fd, result, NULL);
 }
 
-static int sys_lock_ofd(int fd, short type)
+static int sys_lock_ofd(int fd, short type, bool wait)
 {
     sim_process *p = sim_current();
     sim_volume *v = volume_of(p, fd);
     const call_kind *k = type == F_UNLCK ? &UNLOCK : &LOCK;
     if (!begin(k, v, fd, NULL))
         return p->dead && type == F_UNLCK ? 0 : -1;
-    return end(k, v, fd, sim_fs_lock_ofd(&p->task, fd, type), NULL);
+    int result = sim_fs_lock_ofd(&p->task, fd, type);
+    while (result == -EAGAIN && wait) {
+        if (!wait_in_kernel())
+            return -1;
+        result = sim_fs_lock_ofd(&p->task, fd, type);
+    }
+    return end(k, v, fd, result, NULL);
 }
 
 static int sys_fstat(int fd, struct stat *st)
@@ -243,6 +264,13 @@ static int sys_ftruncate(int fd, off_t length)
     sim_process *p = sim_current();
     sim_volume *v = volume_of(p, fd);
     return begin(&FTRUNCATE, v, fd, NULL) ? end(&FTRUNCATE, v, fd, sim_fs_ftruncate(&p->task, fd, length), NULL) : -1;
+}
+
+static int sys_touch(int fd)
+{
+    sim_process *p = sim_current();
+    sim_volume *v = volume_of(p, fd);
+    return begin(&TOUCH, v, fd, NULL) ? end(&TOUCH, v, fd, sim_fs_touch(&p->task, fd), NULL) : -1;
 }
 
 static int sys_mkdir(const char *path, mode_t mode)
@@ -332,6 +360,7 @@ const afl_sys sim_sys = {
     .identify = sys_identify,
     .fchmod = sys_fchmod,
     .ftruncate = sys_ftruncate,
+    .touch = sys_touch,
     .mkdir = sys_mkdir,
     .read = sys_read,
     .readlink = sys_readlink,

@@ -118,6 +118,14 @@ static void job_body(sim_fiber *fiber)
     sim_fiber_ends();
 }
 
+static void park_body(sim_fiber *fiber)
+{
+    sim_job *j = fiber->argument;
+    aflock_job_run(j->job);
+    free_job(j);
+    sim_fiber_ends();
+}
+
 static void drop_body(sim_fiber *fiber)
 {
     sim_job *j = fiber->argument;
@@ -168,6 +176,10 @@ static int executor_submit(void *self, aflock_job *job, aflock_lane lane)
     sim_job *j = free_jobs;
     free_jobs = j->next;
     *j = (sim_job){.job = job, .context = c, .lane = lane};
+    if (lane == AFLOCK_LANE_PARK) {
+        sim_spawn(c->process, park_body, j, soon(sim_weather_now.latency));
+        return 0;
+    }
     push(c, j);
     start_jobs(c);
     return 0;

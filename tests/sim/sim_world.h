@@ -81,6 +81,7 @@ extern sim_world sim_the_world;
     X(lost, "lost reports")         \
     X(spurious, "false reports")    \
     X(refused, "refused jobs")      \
+    X(parked, "looks while parked") \
     X(memory, "failed allocations") \
     X(pauses, "pauses")             \
     X(jumps, "clock jumps")         \

@@ -162,14 +162,15 @@ const char *driver_op_name(afl_op op)
     static const char *const NAMES[] = {
         [AFL_OP_NONE] = "none",       [AFL_OP_TRY] = "try",         [AFL_OP_ADOPT] = "adopt",
         [AFL_OP_BEAT] = "beat",       [AFL_OP_RELEASE] = "release", [AFL_OP_WITHDRAW] = "withdraw",
-        [AFL_OP_UNWATCH] = "unwatch", [AFL_OP_WATCH] = "watch",
+        [AFL_OP_UNWATCH] = "unwatch", [AFL_OP_WATCH] = "watch",     [AFL_OP_INHERIT] = "inherit",
+        [AFL_OP_DETACH] = "detach",
     };
     return NAMES[op];
 }
 
 static void note_action(driver *d, const afl_action *a)
 {
-    bool named = a->op == AFL_OP_TRY || a->op == AFL_OP_ADOPT;
+    bool named = a->op == AFL_OP_TRY || a->op == AFL_OP_ADOPT || a->op == AFL_OP_INHERIT;
     must((a->request != NULL) == named);
     note(d, "%s%s%s %s%s%s", driver_op_name(a->op), a->verify ? "+verify" : "", a->convert ? "+convert" : "",
          path_name(a->path), named ? " " : "", named ? request_of(a->request)->name : "");
@@ -201,7 +202,7 @@ void driver_check_action(const afl_action *a)
         must(p->grip == AFL_GRIP_KEPT && p->head && !p->watching);
         break;
     default:
-        must(a->op == AFL_OP_UNWATCH);
+        must(a->op == AFL_OP_UNWATCH || p->op == AFL_OP_TRY);
     }
 }
 
@@ -213,8 +214,8 @@ void driver_collect_actions(driver *d)
         driver_check_action(&a);
         if (a.op == AFL_OP_TRY)
             ((driver_path *)(void *)a.path)->tried_need = a.request->need;
-        bool in_flight = a.op != AFL_OP_WATCH && a.op != AFL_OP_UNWATCH;
-        must(in_flight ? a.path->op == a.op : a.op == AFL_OP_UNWATCH || a.path->op == AFL_OP_NONE);
+        bool in_flight = a.op <= AFL_OP_BEAT;
+        must(in_flight ? a.path->op == a.op : a.op != AFL_OP_WATCH || a.path->op == AFL_OP_NONE);
         if (a.op == AFL_OP_WATCH)
             afl_machine_watched(&d->machine, a.path, ((driver_path *)(void *)a.path)->watchable, d->now);
     }
@@ -346,7 +347,7 @@ static size_t check_path(const afl_machine *m, const afl_path *p)
     /* What was decided is under way: nothing is held for nobody, and nobody waits for nothing. */
     bool armed = afl_timer_armed(&p->timer);
     if (p->op == AFL_OP_NONE && !p->is_ready) {
-        must(p->grip == AFL_GRIP_NONE || p->holders || p->head || armed);
+        must(p->grip == AFL_GRIP_NONE || p->holders || p->head || armed || (p->keep && p->grip == AFL_GRIP_KEPT));
         must(!(p->grip == AFL_GRIP_HELD && !p->holders) || armed);
         must(!p->head || armed || p->holders || p->watching);
         must(!p->releaser || armed);

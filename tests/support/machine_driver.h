@@ -10,8 +10,8 @@
  *   driver_see(&d, "a held");
  *
  * Operations read "try p a", "adopt p a", "adopt+verify p a", "adopt+convert p a", "withdraw p", "release p", "beat p",
- * "watch p", "unwatch p"; answers "a held", "a reheld", "a released" or the name of the error, "a ETIMEDOUT". They are
- * joined by "; ". Watches are answered at once, as the path's `watchable` says.
+ * "watch p", "unwatch p", "inherit p a", "detach p"; answers "a held", "a reheld", "a released" or the name of the
+ * error, "a ETIMEDOUT". They are joined by "; ". Watches are answered at once, as the path's `watchable` says.
  */
 #ifndef MACHINE_DRIVER_H
 #define MACHINE_DRIVER_H
@@ -68,7 +68,8 @@ typedef struct driver {
 
 /* Outcomes as protocols give them. */
 #define WON ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_HELD, .have = 7})
-#define DONE ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE}) /* of RELEASE and WITHDRAW */
+#define DONE ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE})      /* of RELEASE and WITHDRAW */
+#define LEFT_OPEN ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_KEPT}) /* of RELEASE */
 #define CONTENDED ((afl_outcome){.answer = AFL_CONTENDED, .grip = AFL_GRIP_NONE})
 #define KEPT ((afl_outcome){.answer = AFL_CONTENDED, .grip = AFL_GRIP_KEPT})
 #define STALE ((afl_outcome){.answer = AFL_CONTENDED, .grip = AFL_GRIP_HELD}) /* of ADOPT */

@@ -55,23 +55,12 @@ static void leave(void)
 const char *seam_name(seam_call call)
 {
     static const char *const NAMES[SEAM_CALLS] = {
-        [SEAM_OPEN] = "open",
-        [SEAM_CREATE] = "create",
-        [SEAM_OPEN_CACHED] = "open_cached",
-        [SEAM_CLOSE] = "close",
-        [SEAM_LOCK] = "lock",
-        [SEAM_UNLOCK] = "unlock",
-        [SEAM_FSTAT] = "fstat",
-        [SEAM_STAT] = "stat",
-        [SEAM_IDENTIFY] = "identify",
-        [SEAM_FCHMOD] = "fchmod",
-        [SEAM_FTRUNCATE] = "ftruncate",
-        [SEAM_MKDIR] = "mkdir",
-        [SEAM_READ] = "read",
-        [SEAM_READLINK] = "readlink",
-        [SEAM_DUP] = "dup",
-        [SEAM_GETCWD] = "getcwd",
-        [SEAM_GETFD] = "descriptor_flags",
+        [SEAM_OPEN] = "open",     [SEAM_CREATE] = "create",       [SEAM_OPEN_CACHED] = "open_cached",
+        [SEAM_CLOSE] = "close",   [SEAM_LOCK] = "lock",           [SEAM_UNLOCK] = "unlock",
+        [SEAM_FSTAT] = "fstat",   [SEAM_STAT] = "stat",           [SEAM_IDENTIFY] = "identify",
+        [SEAM_FCHMOD] = "fchmod", [SEAM_FTRUNCATE] = "ftruncate", [SEAM_TOUCH] = "touch",
+        [SEAM_MKDIR] = "mkdir",   [SEAM_READ] = "read",           [SEAM_READLINK] = "readlink",
+        [SEAM_DUP] = "dup",       [SEAM_GETCWD] = "getcwd",       [SEAM_GETFD] = "descriptor_flags",
     };
     return NAMES[call];
 }
@@ -318,10 +307,10 @@ static int seam_flock(int fd, int operation)
     return end(call, fd, begin(call, fd, NULL) ? afl_sys_linux.flock(fd, operation) : -1);
 }
 
-static int seam_lock_ofd(int fd, short type)
+static int seam_lock_ofd(int fd, short type, bool wait)
 {
     seam_call call = type == F_UNLCK ? SEAM_UNLOCK : SEAM_LOCK;
-    return end(call, fd, begin(call, fd, NULL) ? afl_sys_linux.lock_ofd(fd, type) : -1);
+    return end(call, fd, begin(call, fd, NULL) ? afl_sys_linux.lock_ofd(fd, type, wait) : -1);
 }
 
 static int seam_fstat(int fd, struct stat *st)
@@ -355,6 +344,11 @@ static int seam_fchmod(int fd, mode_t mode)
 static int seam_ftruncate(int fd, off_t length)
 {
     return end(SEAM_FTRUNCATE, fd, begin(SEAM_FTRUNCATE, fd, NULL) ? afl_sys_linux.ftruncate(fd, length) : -1);
+}
+
+static int seam_touch(int fd)
+{
+    return end(SEAM_TOUCH, fd, begin(SEAM_TOUCH, fd, NULL) ? afl_sys_linux.touch(fd) : -1);
 }
 
 static int seam_mkdir(const char *path, mode_t mode)
@@ -409,6 +403,7 @@ void seam_install(aflock_ctx *ctx)
         table.identify = seam_identify;
         table.fchmod = seam_fchmod;
         table.ftruncate = seam_ftruncate;
+        table.touch = seam_touch;
         table.mkdir = seam_mkdir;
         table.read = seam_read;
         table.readlink = seam_readlink;

@@ -23,6 +23,7 @@ typedef enum seam_call {
     SEAM_IDENTIFY,
     SEAM_FCHMOD,
     SEAM_FTRUNCATE,
+    SEAM_TOUCH,
     SEAM_MKDIR,
     SEAM_READ,
     SEAM_READLINK,

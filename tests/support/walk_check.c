@@ -280,17 +280,22 @@ static void judge_rest(const walk_world *w, const afl_path *p)
 {
     const afl_request *head = p->head;
     bool armed = afl_timer_armed(&p->timer);
+    bool stays = p->grip == AFL_GRIP_KEPT && p->keep;
     must(!p->op_for || (p->op_for->state == AFL_WAITING && p->op_for->path == p));
     must(!p->failing || (p->grip == AFL_GRIP_HELD && !p->holders)); /* that waits to be given up */
     must(!p->failing || (p->failing->state == AFL_FAILING && p->failing->path == p));
     must(!p->releaser || (p->releaser->state == AFL_RELEASING && p->releaser->path == p));
     if (p->op == AFL_OP_RELEASE || p->op == AFL_OP_WITHDRAW || p->releaser || p->failing ||
-        (p->grip != AFL_GRIP_NONE && p->op == AFL_OP_NONE && !p->holders && !head))
+        (p->grip != AFL_GRIP_NONE && p->op == AFL_OP_NONE && !p->holders && !head && !stays))
         must(p->counted); /* something is given up: the loop stays alive */
+    if (stays && p->op == AFL_OP_NONE && !head)
+        must(!p->counted && !p->watching && !armed);
     if (p->grip == AFL_GRIP_NONE || p->holders)
         must(p->counted == (p->failing != NULL || p->releaser != NULL));
     if (p->op != AFL_OP_NONE) {
         must(!armed);
+        must(!p->parked || p->op == AFL_OP_TRY);
+        must(!p->parked || !head || p->op_for); /* nobody waits for what nobody waits for */
         return;
     }
     must(!p->failing || armed);
@@ -426,6 +431,11 @@ void walk_judge_action(const afl_action *a)
     must(a->op != AFL_OP_ADOPT || !f->stale || afl_machine_owner_holds(&walk_now.machine, a->path, a->request));
     must(a->op != AFL_OP_WATCH || !f->listening);
     must(a->op != AFL_OP_UNWATCH || f->listening);
+    bool inherits = a->op == AFL_OP_INHERIT, detaches = a->op == AFL_OP_DETACH;
+    must(!(inherits || detaches) || (a->path->op == AFL_OP_TRY && a->path->head));
+    must(!inherits || (a->path->op_for == a->request && a->path->head == a->request && !a->request->once &&
+                       a->request->mode == a->path->tried_mode));
+    must(!detaches || a->path->head->once || a->path->head->mode != a->path->tried_mode);
 }
 
 /* A wake-up makes the head try, at once or after the attempt that runs, unless somebody has or gets the file, or it is

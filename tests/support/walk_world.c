@@ -23,6 +23,7 @@ static void begin_path(const walk_world *w, size_t i)
     afl_path_init(p);
     p->hand_on = !may(w, WALK_NO_HAND_ON);
     p->notify = may(w, WALK_NOTIFY);
+    p->keep = may(w, WALK_KEEP);
     p->beat_interval = w->beat * WALK_UNIT;
     p->resolution = may(w, WALK_LADDER) ? 1 : WALK_UNIT;
 }
@@ -123,6 +124,8 @@ size_t walk_outcomes(const walk_world *w, const afl_path *p, afl_outcome *o)
         return n;
     default:
         o[n++] = DONE;
+        if (may(w, WALK_KEEP) && p->op == AFL_OP_RELEASE)
+            o[n++] = LEFT_OPEN;
         if (may(w, WALK_UNDO_FAILS)) {
             if (p->releaser || p->failures < w->failures)
                 o[n++] = FAILED((afl_grip)p->grip);
@@ -212,6 +215,8 @@ static size_t path_moves(const walk_world *w, size_t i, walk_move *moves, size_t
         n = add(moves, n, WALK_LOST, i, 0);
     if (may(w, WALK_END_RELEASE) && p->releaser)
         n = add(moves, n, WALK_END, i, 0);
+    if (may(w, WALK_KEEP))
+        n = add(moves, n, WALK_KEEPING, i, 0);
     return outside_moves(w, i, moves, n);
 }
 
@@ -243,7 +248,15 @@ size_t walk_moves(const walk_world *w, walk_move *moves)
 
 /* ------------------------------------------------------------------------------------------------------ one step */
 
-static void take_action(const afl_action *a)
+/* The attempt goes on by itself, and gives back what it gets. */
+static void detach(afl_path *p, walk_file *f)
+{
+    f->grip = AFL_GRIP_NONE;
+    f->elsewhere = f->listening;
+    afl_machine_done(&walk_now.machine, p, &CONTENDED, walk_now.now);
+}
+
+static void take_action(const walk_world *w, const afl_action *a)
 {
     size_t i = (size_t)(a->path - walk_now.paths);
     walk_file *f = &walk_now.files[i];
@@ -256,7 +269,10 @@ static void take_action(const afl_action *a)
     if (a->op == AFL_OP_TRY && a->request) {
         f->tried_need = a->request->need;
         f->hinted = false;
+        a->path->parked = may(w, WALK_PARK) && f->grip == AFL_GRIP_KEPT && a->request->attempts > 1;
     }
+    if (a->op == AFL_OP_DETACH && !may(w, WALK_ERRORS))
+        detach(a->path, f);
     if (a->op == AFL_OP_UNWATCH)
         f->listening = f->elsewhere = false;
     if (a->op == AFL_OP_WATCH)
@@ -264,13 +280,13 @@ static void take_action(const afl_action *a)
 }
 
 /* Asks the machine until it wants nothing more, or wants to know whether a watch succeeded. */
-static void pump(void)
+static void pump(const walk_world *w)
 {
     enum { MOST = 32 }; /* more means that it does not come to rest */
     afl_action a;
     for (int i = 0; !walk_now.watch_asked && afl_machine_next(&walk_now.machine, walk_now.now, &a); i++) {
         must(i < MOST);
-        take_action(&a);
+        take_action(w, &a);
     }
 }
 
@@ -414,6 +430,9 @@ static void perform(const walk_world *w, walk_move m)
     case WALK_POLL:
         change_poll(w);
         break;
+    case WALK_KEEPING:
+        afl_machine_keep(machine, p, !p->keep);
+        break;
     }
 }
 
@@ -422,7 +441,7 @@ void walk_make(const walk_world *w, walk_move move)
     afl_machine *m = &walk_now.machine;
     perform(w, move);
     if (!may(w, WALK_LATE) || move.kind == WALK_PUMP || move.kind == WALK_WATCHED)
-        pump();
+        pump(w);
     walk_judge(w, move);
     for (afl_request *r = m->done, *next; r; r = next) {
         next = r->done_next;
@@ -459,6 +478,7 @@ void walk_tell_move(const walk_world *w, walk_move m)
         [WALK_HINT] = "hint to",
         [WALK_LOST] = "the watch is lost on",
         [WALK_POLL] = "another poll interval",
+        [WALK_KEEPING] = "keep open or not",
     };
     static const char *const ANSWERS[] = {"won", "contended", "pending", "error"};
     static const char *const GRIPS[] = {"none", "kept", "pending", "held"};
@@ -502,7 +522,9 @@ bool walk_is_over(const walk_world *w)
     bool over = walk_all_idle(w) && !m->waiting && !m->holding && !m->undelivered && !m->releasing && !m->owned &&
                 !m->ready && afl_machine_deadline(m) == AFLOCK_FOREVER;
     for (size_t i = 0; i < w->paths; i++)
-        over = over && walk_now.paths[i].grip == AFL_GRIP_NONE && walk_now.paths[i].op == AFL_OP_NONE &&
+        over = over && walk_now.paths[i].op == AFL_OP_NONE &&
+               (walk_now.paths[i].grip == AFL_GRIP_NONE ||
+                (walk_now.paths[i].grip == AFL_GRIP_KEPT && walk_now.paths[i].keep)) &&
                !walk_now.files[i].held && !walk_now.files[i].listening;
     return over;
 }
@@ -599,6 +621,7 @@ static void name_path(const walk_world *w, name *n, size_t i)
     put(n, (unsigned)f->held << 7 | (unsigned)f->writer << 6 | (unsigned)f->listening << 5 |
                (unsigned)f->elsewhere << 3 | (unsigned)f->mode << 4 | f->readers);
     put(n, (unsigned)p->rung << 4 | p->failures);
+    put(n, (unsigned)p->keep << 1 | p->parked);
     if (n->exact || p->grip == AFL_GRIP_HELD)
         name_hold(n, p);
     name_operation(n, p, f);

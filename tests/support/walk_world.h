@@ -34,10 +34,12 @@ enum {
     WALK_ONLY_UNANSWERED = 1 << 12,
     WALK_NO_HAND_ON = 1 << 13,
     WALK_REPOLL = 1 << 14,
-    WALK_MERGE = 1 << 15,      /* the second path turns out to be the first one */
-    WALK_LADDER = 1 << 16,     /* all rungs of the retry ladder, not only the last */
-    WALK_NONE_KEPT = 1 << 17,  /* nothing is kept between attempts */
-    WALK_UNCONTENDED = 1 << 18 /* there is nobody else, and the attempts succeed */
+    WALK_MERGE = 1 << 15,       /* the second path turns out to be the first one */
+    WALK_LADDER = 1 << 16,      /* all rungs of the retry ladder, not only the last */
+    WALK_NONE_KEPT = 1 << 17,   /* nothing is kept between attempts */
+    WALK_UNCONTENDED = 1 << 18, /* there is nobody else, and the attempts succeed */
+    WALK_KEEP = 1 << 19,        /* the file may stay open after a release, and whether it is to may change */
+    WALK_PARK = 1 << 20         /* further attempts wait in the kernel; where there are errors, none can be detached */
 };
 
 typedef struct walk_attributes {
@@ -75,7 +77,8 @@ typedef enum walk_kind {
     WALK_LEAVE,
     WALK_HINT,
     WALK_LOST,
-    WALK_POLL
+    WALK_POLL,
+    WALK_KEEPING
 } walk_kind;
 
 typedef struct walk_move {

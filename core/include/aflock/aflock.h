@@ -178,7 +178,7 @@ typedef enum aflock_log_level { AFLOCK_LOG_DEBUG, AFLOCK_LOG_INFO, AFLOCK_LOG_WA
 
 typedef enum aflock_trace_event {
     AFLOCK_TRACE_ACQUIRE,   /* a request was accepted */
-    AFLOCK_TRACE_ATTEMPT,   /* an attempt starts; value: 1 on the loop's thread, 0 on the executor */
+    AFLOCK_TRACE_ATTEMPT,   /* an attempt starts; value: 1 on the loop's thread, 0 on the executor, 2 parked */
     AFLOCK_TRACE_CONTENDED, /* it found the lock taken */
     AFLOCK_TRACE_GRANTED,   /* a request got the lock; value: attempts */
     AFLOCK_TRACE_ANSWERED,  /* a request ends without the lock; value: status */
@@ -268,8 +268,14 @@ typedef enum aflock_wait {
                            poll_interval besides, for holders that unlock it and keep it open. At most 64 changes at
                            once, then one each millisecond, are followed up: a file that others keep opening and closing
                            costs no more. Where no watch is to be had, and for a descriptor of the caller's: POLL */
-    AFLOCK_WAIT_POLL /* tries each poll_interval; on other than local file systems that is made 25 % longer or shorter
-                        at random, twice as long after 2 s of waiting, and four times as long after 10 s */
+    AFLOCK_WAIT_POLL, /* tries each poll_interval; on other than local file systems that is made 25 % longer or shorter
+                         at random, twice as long after 2 s of waiting, and four times as long after 10 s */
+    AFLOCK_WAIT_PARK  /* waits in the kernel, on a thread that does nothing else: strictly in the order in which the
+                         processes have asked, on every file system that knows blocking locks. A thread cannot be
+                         called back: after a cancel or a time-out it stays there until it gets the lock, which the next
+                         request in the same mode takes over, or which is given back at once. Threads are bounded
+                         (aflock_pool_options.max_parked); beyond that, on an executor that has none for this, and for a
+                         caller's descriptor: AUTO */
 } aflock_wait;
 
 typedef struct aflock_options {
@@ -280,6 +286,11 @@ typedef struct aflock_options {
                                  but those that a change of the file calls for */
     uint32_t max_waiters;     /* requests waiting on this path; more get AFLOCK_EFULL; 0: no limit (default) */
     aflock_wait wait;         /* default AFLOCK_WAIT_AUTO */
+    int keep_open; /* not 0: the file stays open from one hold to the next, until the last such lock on the path is
+                      closed, which saves the open and the close of each cycle for one descriptor per path. Who
+                      listens for the close hears a touch instead: after the unlock the file's times are set to
+                      now, or, where that is not permitted, it is opened and closed once more. A file that was
+                      replaced meanwhile is noticed and left. No effect on a caller's descriptor. Default 0 */
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
@@ -311,8 +322,8 @@ AFLOCK_API aflock_ctx *aflock_context(const aflock *lock);
 /* Changes the poll interval; a wait under way is re-armed. AFLOCK_EINVAL below 1 us. [loop's thread] */
 AFLOCK_API int aflock_set_poll_interval(aflock *lock, uint64_t interval);
 
-/* How requests of this lock wait: AFLOCK_WAIT_NOTIFY or AFLOCK_WAIT_POLL; AFLOCK_WAIT_AUTO: that is not known before
- * the first attempt. `reason`, if not NULL, is set to a text that says why; it is constant. [loop's thread] */
+/* How requests of this lock wait: AFLOCK_WAIT_NOTIFY, _POLL or _PARK; AFLOCK_WAIT_AUTO: that is not known before the
+ * first attempt. `reason`, if not NULL, is set to a text that says why; it is constant. [loop's thread] */
 AFLOCK_API int aflock_wait_mode(const aflock *lock, const char **reason);
 
 /* -------------------------------------------------------------------------------------------- acquire and release */

@@ -24,6 +24,8 @@ typedef struct aflock_pool_options {
     unsigned max_threads; /* with replacements of stalled threads; default 64 */
     size_t stack_size;    /* of a thread in bytes; default 128 KiB, at least 64 KiB */
     uint64_t idle;        /* ns after which an idle thread ends; default 10 s; AFLOCK_FOREVER: never */
+    unsigned max_parked;  /* threads that wait for a lock in the kernel (AFLOCK_WAIT_PARK), on top of the others; each
+                             has  a stack; default 32; 0: none */
 } aflock_pool_options;
 
 AFLOCK_API void aflock_pool_options_init(aflock_pool_options *options);
