@@ -16,17 +16,10 @@ static bool is_deaf(const afl_place *p)
     return p->ctx->now < p->deaf_until;
 }
 
-static bool parks(const afl_place *p, const aflock *lock)
-{
-    return lock->wait == AFLOCK_WAIT_PARK && p->protocol->park && p->caller_fd < 0 && p->ctx->now >= p->unparked_until;
-}
-
-afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
+static afl_wait_choice without_a_thread(const afl_place *p, const aflock *lock)
 {
     if (lock->wait == AFLOCK_WAIT_POLL)
         return (afl_wait_choice){AFLOCK_WAIT_POLL, "asked for"};
-    if (parks(p, lock))
-        return (afl_wait_choice){AFLOCK_WAIT_PARK, "asked for"};
     if (!p->ctx->notifier)
         return (afl_wait_choice){AFLOCK_WAIT_POLL, "the loop cannot listen for changes of files"};
     if (!p->protocol->notify)
@@ -42,6 +35,17 @@ afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
     if (p->kind == AFL_CLASS_LOCAL)
         return (afl_wait_choice){AFLOCK_WAIT_NOTIFY, "a local file system"};
     return (afl_wait_choice){AFLOCK_WAIT_POLL, "a network or unknown file system, where not all changes are heard"};
+}
+
+afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
+{
+    bool parks = lock->wait == AFLOCK_WAIT_PARK && p->protocol->park && p->caller_fd < 0;
+    if (parks && p->ctx->now >= p->unparked_until)
+        return (afl_wait_choice){AFLOCK_WAIT_PARK, "asked for"};
+    afl_wait_choice choice = without_a_thread(p, lock);
+    if (parks)
+        choice.reason = "no thread to wait in the kernel is to be had (see max_parked)";
+    return choice;
 }
 
 /* Who asks a server at the same time as others would do so again the next time: a quarter more or less keeps them
