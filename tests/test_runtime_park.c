@@ -106,7 +106,7 @@ START_TEST(one_try_and_then_a_thread)
     const char *reason;
     ck_assert_int_eq(aflock_wait_mode(lock, &reason), AFLOCK_WAIT_PARK);
     ck_assert_str_eq(reason, "asked for");
-    ck_assert_uint_eq(h.adds, 0);                                     /* nothing is listened to, */
+    ck_assert_uint_eq(h.adds, 0);                           /* nothing is listened to, */
     ck_assert_uint_eq(afl_deadline(h.ctx), AFLOCK_FOREVER); /* and nothing is due */
     ck_assert(h.alive);
     unpark(thread);

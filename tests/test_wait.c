@@ -3,6 +3,7 @@
 #include "support/instances.h"
 #include "support/scene.h"
 
+#include <aflock/kit.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -132,6 +133,12 @@ static void unlock_and_touch(void)
 {
     int fd = lock_it("lock", O_RDWR, LOCK_EX);
     require(flock(fd, LOCK_UN) == 0 && futimens(fd, NULL) == 0);
+}
+
+/* What nobody can listen to. */
+static void only_unlock(void)
+{
+    require(flock(lock_it("lock", O_RDWR, LOCK_EX), LOCK_UN) == 0);
 }
 
 static void unlink_and_close(void)
@@ -628,9 +635,183 @@ START_TEST(a_storm_of_changes)
 }
 END_TEST
 
+/* ----------------------------------------------------------------------------------------- waiting in the kernel */
+
+/* How many threads wait for the file in the kernel. */
+static int in_the_kernel(const char *path)
+{
+    struct stat st;
+    char line[256], inode[32];
+    int count = 0;
+    ck_assert_int_eq(stat(path, &st), 0);
+    snprintf(inode, sizeof inode, ":%llu ", (unsigned long long)st.st_ino);
+    FILE *locks = fopen("/proc/locks", "r");
+    ck_assert_ptr_nonnull(locks);
+    while (fgets(line, sizeof line, locks))
+        count += strstr(line, "->") && strstr(line, inode);
+    fclose(locks);
+    return count;
+}
+
+/* Until so many do; the watchdog barks otherwise. */
+static void await_in_the_kernel(const char *path, int count)
+{
+    while (in_the_kernel(path) != count)
+        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_MILLISECOND), 0);
+}
+
+static aflock *open_parking(aflock_ctx *ctx, const char *path, aflock_io io)
+{
+    aflock *lock;
+    aflock_options o;
+    aflock_options_init(&o);
+    o.io = io;
+    o.wait = AFLOCK_WAIT_PARK;
+    o.poll_interval = AFLOCK_FOREVER;
+    ck_assert_int_eq(aflock_open(&lock, ctx, path, &o), 0);
+    return lock;
+}
+
+static void park(aflock *lock, answer *a, uint64_t timeout)
+{
+    aflock_acquire_options o = scene_options(0, 0);
+    o.timeout = timeout;
+    ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, a, NULL), 0);
+    scene_expect(1);
+    await_in_the_kernel("lock", 1);
+    ck_assert_int_eq(aflock_wait_mode(lock, NULL), AFLOCK_WAIT_PARK);
+}
+
+START_TEST(by_an_unlock_that_nobody_can_listen_to)
+{
+    answer a = {0};
+    party other = start(only_unlock);
+    aflock *lock = open_parking(scene, "lock", scene_io(_i));
+    park(lock, &a, AFLOCK_FOREVER);
+    tell(&other);
+    must_get(lock, &a);
+    finish(&other);
+}
+END_TEST
+
+START_TEST(a_parked_wait_that_timed_out)
+{
+    answer a = {0};
+    party other = start(only_unlock);
+    aflock *lock = open_parking(scene, "lock", scene_io(_i));
+    park(lock, &a, 300 * AFLOCK_MILLISECOND);
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(a.result.status, AFLOCK_ETIMEDOUT);
+    ck_assert(!aflock_epoll_alive(scene));
+    ck_assert_int_eq(in_the_kernel("lock"), 1);
+    if (_i == 0) {
+        ck_assert_int_eq(aflock_ctx_free(scene, AFLOCK_FOREVER), 0); /* does not wait for it either */
+        scene = NULL;
+    }
+    tell(&other);
+    await(&other);
+    while (in_the_kernel("lock") > 0 || !scene_is_free("lock", LOCK_EX)) /* nobody turns the loop */
+        usleep(200);
+    finish(&other);
+}
+END_TEST
+
+static struct {
+    atomic_int count;
+    int order[8];
+} * arrivals;
+
+/* A program that waits in the kernel for its turn. */
+static void queue_up(int number)
+{
+    aflock_ctx *ctx;
+    answer a = {0};
+    require(aflock_epoll_new(&ctx, NULL) == 0);
+    aflock *lock = open_parking(ctx, "lock", AFLOCK_IO_AUTO);
+    require(aflock_acquire(lock, NULL, scene_answer, &a, NULL) == 0);
+    say();
+    while (a.count == 0)
+        require(aflock_epoll_run_once(ctx, AFLOCK_SECOND) == 0);
+    require(a.result.status == 0);
+    arrivals->order[arrivals->count++] = number;
+    require(aflock_ctx_free(ctx, AFLOCK_FOREVER) == 0);
+}
+
+static void be_first(void)
+{
+    queue_up(1);
+}
+
+static void be_second(void)
+{
+    queue_up(2);
+}
+
+static void be_third(void)
+{
+    queue_up(3);
+}
+
+START_TEST(in_the_order_of_asking)
+{
+    void (*const parts[])(void) = {be_first, be_second, be_third};
+    party others[3];
+    arrivals = mmap(NULL, sizeof *arrivals, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    ck_assert(arrivals != MAP_FAILED);
+    party holder = start(only_unlock);
+    for (int i = 0; i < 3; i++) {
+        others[i] = start(parts[i]);
+        await_in_the_kernel("lock", i + 1);
+    }
+    tell(&holder);
+    for (int i = 0; i < 3; i++)
+        await(&others[i]);
+    ck_assert_int_eq(arrivals->count, 3);
+    for (int i = 2; i >= 0; i--) { /* each has the pipes of those before it */
+        ck_assert_int_eq(arrivals->order[i], i + 1);
+        finish(&others[i]);
+    }
+    finish(&holder);
+    ck_assert_int_eq(munmap(arrivals, sizeof *arrivals), 0);
+}
+END_TEST
+
+START_TEST(so_many_threads_and_no_more)
+{
+    aflock_pool_options pool;
+    aflock_epoll_options o;
+    aflock_ctx *ctx;
+    answer a = {0}, b = {0};
+    const char *reason;
+    aflock_pool_options_init(&pool);
+    aflock_epoll_options_init(&o);
+    pool.max_parked = 1;
+    o.pool = &pool;
+    ck_assert_int_eq(aflock_epoll_new(&ctx, &o), 0);
+    int first = open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666),
+        second = open("b", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    ck_assert_int_eq(flock(first, LOCK_EX) | flock(second, LOCK_EX), 0);
+    aflock *one = open_parking(ctx, "lock", AFLOCK_IO_INLINE), *other = open_parking(ctx, "b", AFLOCK_IO_INLINE);
+    ck_assert_int_eq(aflock_acquire(one, NULL, scene_answer, &a, NULL), 0);
+    ck_assert_int_eq(aflock_acquire(other, NULL, scene_answer, &b, NULL), 0);
+    scene_expect(2);
+    await_in_the_kernel("lock", 1);
+    ck_assert_int_eq(aflock_wait_mode(one, NULL), AFLOCK_WAIT_PARK);
+    ck_assert_int_eq(aflock_wait_mode(other, &reason), AFLOCK_WAIT_NOTIFY);
+    ck_assert_ptr_nonnull(strstr(reason, "max_parked"));
+    close(first);
+    close(second);
+    while (a.count + b.count < 2)
+        ck_assert_int_eq(aflock_epoll_run_once(ctx, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(a.result.status | b.result.status, 0);
+    ck_assert_int_eq(aflock_ctx_free(ctx, AFLOCK_FOREVER), 0);
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const once[] = {the_mode_is_told, an_unknown_file_system, too_many_open_files, NULL};
+    const TTest *const once[] = {in_the_order_of_asking, so_many_threads_and_no_more, the_mode_is_told,
+                                 an_unknown_file_system, too_many_open_files,         NULL};
     const TTest *const each[] = {by_a_close,
                                  by_a_close_of_a_reader,
                                  by_a_shared_holder,
@@ -650,6 +831,8 @@ int main(void)
                                  the_context_goes,
                                  a_child_goes,
                                  a_storm_of_changes,
+                                 by_an_unlock_that_nobody_can_listen_to,
+                                 a_parked_wait_that_timed_out,
                                  NULL};
     return scene_main("wait", once, each);
 }

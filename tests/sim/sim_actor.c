@@ -83,7 +83,8 @@ static void end_context(sim_actor *a)
     if (p->dead)
         return;
     close_left(a);
-    sim_require(sim_jobs_linger(p) || sim_fs_descriptors(&p->task) == 0, "no descriptor is left");
+    sim_require(sim_jobs_linger(p) || sim_jobs_are_parked(p) || sim_fs_descriptors(&p->task) == 0,
+                "no descriptor is left");
 }
 
 /* ------------------------------------------------------------------------------------------------------ its locks */
@@ -101,6 +102,8 @@ static void open_lock(sim_actor *a, sim_lock *l)
     o.protocol = l->target->protocol->protocol;
     o.io = p->pool_only ? AFLOCK_IO_POOL : IO[sim_below(p->inline_too ? 3 : 2)];
     o.max_waiters = sim_chance(100000) ? 3 : 0;
+    if (sim_chance(150000))
+        o.wait = AFLOCK_WAIT_PARK;
     if (sim_chance(80000) && !l->target->flags) {
         l->fd = sim_fs_open(&p->task, l->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
         if (l->fd < 0)

@@ -49,7 +49,7 @@ struct sim_context {
     uint64_t lateness;
 
     sim_job *first, *last; /* queued */
-    unsigned running, places;
+    unsigned running, places, parked;
 
     struct {
         aflock_notify *notify;
@@ -131,6 +131,7 @@ int sim_context_free(sim_context *context, uint64_t grace);
 
 /* Are jobs of a context under way that was freed? */
 bool sim_jobs_linger(const sim_process *process);
+bool sim_jobs_are_parked(const sim_process *process); /* never with a descriptor of the program's */
 
 /* Waits for what comes next, and dispatches it. */
 void sim_loop_once(sim_process *process);

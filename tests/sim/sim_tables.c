@@ -121,8 +121,10 @@ static void job_body(sim_fiber *fiber)
 static void park_body(sim_fiber *fiber)
 {
     sim_job *j = fiber->argument;
+    sim_context *c = j->context;
     aflock_job_run(j->job);
     free_job(j);
+    c->parked--;
     sim_fiber_ends();
 }
 
@@ -177,6 +179,7 @@ static int executor_submit(void *self, aflock_job *job, aflock_lane lane)
     free_jobs = j->next;
     *j = (sim_job){.job = job, .context = c, .lane = lane};
     if (lane == AFLOCK_LANE_PARK) {
+        c->parked++;
         sim_spawn(c->process, park_body, j, soon(sim_weather_now.latency));
         return 0;
     }
@@ -381,6 +384,14 @@ bool sim_jobs_linger(const sim_process *p)
 {
     for (unsigned i = 0; i < context_count; i++)
         if (contexts[i].process == p && contexts[i].closed && (contexts[i].running || contexts[i].first))
+            return true;
+    return false;
+}
+
+bool sim_jobs_are_parked(const sim_process *p)
+{
+    for (unsigned i = 0; i < context_count; i++)
+        if (contexts[i].process == p && contexts[i].closed && contexts[i].parked)
             return true;
     return false;
 }

@@ -34,7 +34,7 @@ static void on_trace(aflock_trace_event event, const char *path, aflock_req req,
     if (event == AFLOCK_TRACE_CONTENDED)
         scene_contended++;
     if (event == AFLOCK_TRACE_ATTEMPT)
-        *(value ? &scene_inline : &scene_pooled) += 1;
+        *(value == 1 ? &scene_inline : &scene_pooled) += 1;
 }
 
 static void on_log(aflock_log_level level, const char *message, void *user)
