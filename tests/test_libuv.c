@@ -632,6 +632,27 @@ START_TEST(test_the_librarys_threads_are_its_own)
 }
 END_TEST
 
+/* They are few, and everybody's. */
+START_TEST(test_none_of_them_waits_for_a_lock)
+{
+    const char *reason;
+    aflock_options o;
+    aflock_options_init(&o);
+    o.wait = AFLOCK_WAIT_PARK;
+    begin_with(UV_THREADS);
+    int outside = loop_hold_outside("lock");
+    ck_assert_int_eq(aflock_open(&loop_lock, loop_context, "lock", &o), 0);
+    loop_acquire(loop_lock, &loop_pending);
+    while (aflock_wait_mode(loop_lock, &reason) != AFLOCK_WAIT_NOTIFY)
+        uv_run(loop, UV_RUN_ONCE);
+    ck_assert_ptr_nonnull(strstr(reason, "max_parked"));
+    close(outside);
+    loop_run_until_answered(&loop_pending);
+    ck_assert_int_eq(loop_pending.status, 0);
+    end();
+}
+END_TEST
+
 START_TEST(test_thousands_of_jobs)
 {
     enum { LOCKS = 200 };
@@ -880,6 +901,7 @@ static Suite *make_suite(void)
 
     TCase *pool = loop_case(suite, "threads of libuv");
     tcase_add_test(pool, test_the_librarys_threads_are_its_own);
+    tcase_add_test(pool, test_none_of_them_waits_for_a_lock);
     tcase_add_test(pool, test_thousands_of_jobs);
     tcase_add_loop_test(pool, test_freed_while_jobs_are_out, 0, 2);
     tcase_add_loop_test(pool, test_given_up_without_a_loop, 0, 2);

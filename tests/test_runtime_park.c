@@ -374,6 +374,23 @@ START_TEST(the_place_goes_before_a_detached_one)
 }
 END_TEST
 
+START_TEST(a_detached_one_is_dropped)
+{
+    start(LOCK_SH, AFLOCK_IO_INLINE);
+    ask(&a, NULL);
+    ck_assert_int_eq(fake_cancel(lock, req), 0);
+    aflock_acquire_options shared = in_mode(AFLOCK_SHARED, AFLOCK_FOREVER);
+    ck_assert_int_eq(fake_acquire(lock, &shared, &b, &req), 0);
+    fake_settle(&h);
+    ck_answered(b, 0);
+    unsigned before = fake_descriptors();
+    fake_drop(&h, 0);
+    fake_settle(&h);
+    ck_assert_uint_eq(fake_descriptors(), before - 1);
+    end();
+}
+END_TEST
+
 START_TEST(a_single_attempt_does_not_wait_for_it)
 {
     start(LOCK_EX, AFLOCK_IO_INLINE);
@@ -535,6 +552,7 @@ int main(void)
                                   one_in_another_mode_does_not_wait_for_it,
                                   the_context_goes_before_a_detached_one_is_collected,
                                   the_place_goes_before_a_detached_one,
+                                  a_detached_one_is_dropped,
                                   a_single_attempt_does_not_wait_for_it,
                                   without_a_thread_it_listens,
                                   the_context_does_not_wait_for_it,

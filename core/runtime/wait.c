@@ -71,8 +71,8 @@ static uint64_t interval(const afl_place *p, const aflock *lock)
 bool afl_place_parks(const afl_place *p)
 {
     const afl_request *head = p->path.head;
-    if (p->path.grip != AFL_GRIP_KEPT || !head || head->once || head->attempts < 2)
-        return false; /* not before a first attempt has found it held */
+    if (p->path.grip != AFL_GRIP_KEPT || !head || head->attempts < 2)
+        return false; /* a first attempt has to find it held */
     return afl_choose_wait(p, AFL_CONTAINER(afl_entry, request, head)->lock).wait == AFLOCK_WAIT_PARK;
 }
 

@@ -180,6 +180,7 @@ static int loop_context(void *self, const aflock_ctx_options *options, aflock_ct
     require(m != NULL && loop->count < MEMBERS);
     *out = fake_start(&m->host, 4, false, options);
     require(*out != NULL);
+    m->host.no_parking = true; /* its clock would stand still as long as somebody waits */
     m->loop = loop;
     m->host.loop.watch = member_watch;
     m->host.loop.unwatch = member_unwatch;

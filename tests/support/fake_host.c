@@ -84,7 +84,7 @@ static int executor_submit(void *self, aflock_job *job, aflock_lane lane)
         h->refusals--;
         return AFLOCK_ENOMEM;
     }
-    if (lane == AFLOCK_LANE_PARK && h->no_threads)
+    if (lane == AFLOCK_LANE_PARK && (h->no_threads || h->no_parking))
         return AFLOCK_ENOTSUP; /* the test itself would wait for the lock */
     fake_require(h->job_count < FAKE_JOBS);
     h->jobs[h->job_count++] = (fake_job){job, lane};

@@ -55,6 +55,7 @@ typedef struct fake_host {
     unsigned submits;
     unsigned refusals; /* so many submits are refused */
     bool no_threads;   /* fake_run runs jobs on the test's own thread: faster */
+    bool no_parking;   /* nothing waits in the kernel; implied by no_threads */
     unsigned stalls;
     int executor_closed;
 

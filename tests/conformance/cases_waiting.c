@@ -1,0 +1,134 @@
+/* Waiting for somebody outside of the context, in each way that there is. What a host cannot do is done in another way;
+ * what is promised stays. */
+#include "conformance.h"
+
+#include <unistd.h>
+
+static const aflock_wait WAYS[] = {AFLOCK_WAIT_AUTO, AFLOCK_WAIT_NOTIFY, AFLOCK_WAIT_POLL, AFLOCK_WAIT_PARK};
+enum { WAYS_COUNT = sizeof WAYS / sizeof WAYS[0] };
+
+/* A lock that somebody else holds, by way of the descriptor that is returned, and a request for it. */
+static int wait_for_another(rig *r, aflock_wait way, uint64_t timeout, aflock **lock, answer *a)
+{
+    char path[PATH_MAX];
+    aflock_options options;
+    aflock_acquire_options o = rig_options(timeout);
+    aflock_options_init(&options);
+    options.wait = way;
+    int holder = rig_foreign(r, "lock");
+    require(holder >= 0);
+    rig_path(r, "lock", path);
+    require_status(aflock_open(lock, r->ctx, path, &options), 0);
+    require_status(rig_acquire(r, *lock, &o, a), 0);
+    int mode;
+    do
+        rig_pass(r, 2 * MS);
+    while ((mode = aflock_wait_mode(*lock, NULL)) == AFLOCK_WAIT_AUTO); /* no worker has looked yet */
+    require(mode == AFLOCK_WAIT_NOTIFY || mode == AFLOCK_WAIT_POLL || mode == AFLOCK_WAIT_PARK);
+    return holder;
+}
+
+static void what_another_gives_up_is_got(rig *r)
+{
+    for (unsigned i = 0; i < WAYS_COUNT; i++) {
+        answer a = {.count = 0};
+        aflock *lock;
+        int holder = wait_for_another(r, WAYS[i], AFLOCK_FOREVER, &lock, &a);
+        require(a.count == 0);
+        close(holder);
+        rig_await_status(r, &a, 0);
+        require(!rig_is_free(r, "lock"));
+        rig_let_go(r, lock, a.req);
+        require_status(rig_close(r, lock), 0);
+    }
+}
+
+static void a_wait_ends_in_time(rig *r)
+{
+    for (unsigned i = 0; i < WAYS_COUNT; i++) {
+        answer a = {.count = 0};
+        aflock *lock;
+        uint64_t began = rig_now(r);
+        int holder = wait_for_another(r, WAYS[i], 20 * MS, &lock, &a);
+        rig_await_status(r, &a, AFLOCK_ETIMEDOUT);
+        require(a.at - began >= 20 * MS);
+        close(holder);
+        rig_await_free(r, "lock");
+        require_status(rig_close(r, lock), 0);
+    }
+}
+
+/* Nobody has the lock afterwards, and the next one gets it. */
+static void a_wait_is_cancelled(rig *r)
+{
+    for (unsigned i = 0; i < WAYS_COUNT; i++) {
+        answer a = {.count = 0}, b = {.count = 0};
+        aflock *lock;
+        int holder = wait_for_another(r, WAYS[i], AFLOCK_FOREVER, &lock, &a);
+        require_status(rig_cancel(r, lock, a.req), 0);
+        rig_await_status(r, &a, AFLOCK_ECANCELED);
+        close(holder);
+        rig_await_free(r, "lock");
+        rig_hold(r, lock, NULL, &b);
+        rig_let_go(r, lock, b.req);
+        require_status(rig_close(r, lock), 0);
+    }
+}
+
+static void the_next_one_waits_on(rig *r)
+{
+    for (unsigned i = 0; i < WAYS_COUNT; i++) {
+        answer a = {.count = 0}, b = {.count = 0};
+        aflock *lock;
+        int holder = wait_for_another(r, WAYS[i], AFLOCK_FOREVER, &lock, &a);
+        require_status(rig_acquire(r, lock, NULL, &b), 0);
+        require_status(rig_cancel(r, lock, a.req), 0);
+        rig_await_status(r, &a, AFLOCK_ECANCELED);
+        rig_pass(r, 2 * MS);
+        require(b.count == 0);
+        close(holder);
+        rig_await_status(r, &b, 0);
+        rig_let_go(r, lock, b.req);
+        require_status(rig_close(r, lock), 0);
+    }
+}
+
+static void freed_while_it_waits(rig *r)
+{
+    for (unsigned i = 0; i < WAYS_COUNT; i++) {
+        answer a = {.count = 0};
+        aflock *lock;
+        int holder = wait_for_another(r, WAYS[i], AFLOCK_FOREVER, &lock, &a);
+        require_status(rig_free(r, 5 * SEC), 0);
+        require(a.count == 1 && a.result.status == AFLOCK_ECLOSED);
+        close(holder);
+        rig_await_free(r, "lock");
+        require_status(rig_context(r, &r->ctx), 0);
+    }
+}
+
+/* What was given up keeps no loop alive, wherever it still waits. */
+static void a_cancelled_wait_keeps_nothing_alive(rig *r)
+{
+    for (unsigned i = 0; i < WAYS_COUNT; i++) {
+        answer a = {.count = 0};
+        aflock *lock;
+        int holder = wait_for_another(r, WAYS[i], AFLOCK_FOREVER, &lock, &a);
+        require_status(rig_cancel(r, lock, a.req), 0);
+        rig_run_out(r);
+        require(a.count == 1);
+        close(holder);
+        rig_await_free(r, "lock");
+        require_status(rig_close(r, lock), 0);
+    }
+}
+
+const conformance_case cases_waiting[] = {
+    {"what_another_gives_up_is_got", what_another_gives_up_is_got, 0},
+    {"a_wait_ends_in_time", a_wait_ends_in_time, 0},
+    {"a_wait_is_cancelled", a_wait_is_cancelled, 0},
+    {"the_next_one_waits_on", the_next_one_waits_on, 0},
+    {"freed_while_it_waits", freed_while_it_waits, 0},
+    {"a_cancelled_wait_keeps_nothing_alive", a_cancelled_wait_keeps_nothing_alive, HOST_ENDS},
+    {NULL, NULL, 0},
+};
