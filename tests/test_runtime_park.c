@@ -145,6 +145,25 @@ START_TEST(records_too)
     fake_join(thread);
     fake_settle(&h);
     ck_answered(a, 0);
+    ck_assert_uint_eq(a.result.attempts, 2);
+    end();
+}
+END_TEST
+
+START_TEST(a_file_that_is_open_is_tried_first)
+{
+    aflock_options o;
+    aflock_options_init(&o);
+    o.wait = AFLOCK_WAIT_PARK;
+    o.io = AFLOCK_IO_INLINE;
+    o.keep_open = 1;
+    start(LOCK_UN, AFLOCK_IO_INLINE);
+    ck_assert_int_eq(aflock_close(lock), 0);
+    ck_assert_int_eq(aflock_open(&lock, h.ctx, fake_path("f"), &o), 0);
+    ck_assert_int_eq(fake_release(lock, fake_hold(&h, lock, &a, NULL), NULL), 0);
+    fake_settle(&h);
+    fake_hold(&h, lock, &a, NULL);
+    ck_assert_uint_eq(h.submits, 0);
     end();
 }
 END_TEST
@@ -539,6 +558,7 @@ int main(void)
     const TTest *const tests[] = {one_try_and_then_a_thread,
                                   a_free_lock_needs_no_thread,
                                   records_too,
+                                  a_file_that_is_open_is_tried_first,
                                   one_attempt_does_not_wait,
                                   never_with_a_callers_descriptor,
                                   a_file_that_was_replaced_meanwhile,

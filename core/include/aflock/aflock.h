@@ -271,7 +271,7 @@ typedef enum aflock_wait {
     AFLOCK_WAIT_POLL, /* tries each poll_interval; on other than local file systems that is made 25 % longer or shorter
                          at random, twice as long after 2 s of waiting, and four times as long after 10 s */
     AFLOCK_WAIT_PARK  /* waits in the kernel, on a thread that does nothing else: in the order in which the processes
-                         have asked (the kernel's queue has rare races), woken by the unlock itself. A thread cannot be
+                         have asked, woken by the unlock itself. A thread cannot be
                          called back: after a cancel or a time-out it stays there until it gets the lock, which the next
                          request in the same mode takes over, or which is given back at once. Threads are bounded
                          (aflock_pool_options.max_parked); beyond that, on an executor that has none for this, and for a
