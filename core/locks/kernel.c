@@ -222,12 +222,14 @@ static bool have_descriptor(afl_work *w)
 
 static void try_path(afl_work *w)
 {
-    const bool had_one = w->fd >= 0;
-    w->renewed = false;
+    const bool had_one = w->fd >= 0 || w->lost_one;
+    w->renewed = w->lost_one = false;
     for (int i = 0; i < REOPENS; i++) {
         bool kept = w->fd >= 0;
-        if (!have_descriptor(w))
+        if (!have_descriptor(w)) {
+            w->lost_one = had_one && w->not_inline;
             return;
+        }
         if (identify(w) == BROKEN) { /* before the lock: what cannot be locked is not waited for */
             w->outcome.cleanup_errno = drop(w);
             return;
@@ -237,6 +239,10 @@ static void try_path(afl_work *w)
             afl_work_contended(w, AFL_GRIP_NONE);
             undo(w);
             return;
+        }
+        if (error == ESTALE && kept) { /* a server has forgotten it: the path may name another one */
+            drop(w);
+            continue;
         }
         if (error && error != EWOULDBLOCK) {
             afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
@@ -255,7 +261,9 @@ static void try_path(afl_work *w)
             w->outcome.renewed = had_one && w->renewed;
             return;
         }
-        drop(w); /* unlocks: nothing else has this descriptor */
+        if (!error)
+            unlock(w); /* a forked child may have the descriptor, too */
+        drop(w);
     }
     afl_work_contended(w, AFL_GRIP_NONE);
 }
@@ -359,17 +367,24 @@ static void adopt(afl_work *w)
         afl_work_won(w);
 }
 
-/* Who listens for the close of a file that stays open has to hear something else. Nothing is lost if nothing works:
- * they look again by themselves, too. */
-static void touch(const afl_work *w)
+/* Who listens for the close of a file that stays open has to hear something else. False: that is not to be had. */
+static bool touch(const afl_work *w)
 {
     char path[40];
     if (w->sys->touch(w->fd) == 0)
-        return;
+        return true;
     snprintf(path, sizeof path, "/proc/self/fd/%d", w->fd); /* not ours, or a read-only file system */
     int fd = afl_open(w->sys, path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0);
     if (fd >= 0)
         w->sys->close(fd);
+    return fd >= 0;
+}
+
+/* The descriptor stays open, and those who wait have heard that it is unlocked. What the next program is to inherit is
+ * for this hold only. */
+static bool leave_open(const afl_work *w)
+{
+    return w->keep && !(w->have & AFL_NEED_INHERIT) && touch(w);
 }
 
 static void give_up(afl_work *w)
@@ -384,8 +399,7 @@ static void give_up(afl_work *w)
         w->outcome.cleanup_errno = error;
         return;
     }
-    if (w->keep && w->path) {
-        touch(w);
+    if (leave_open(w)) {
         w->outcome.grip = AFL_GRIP_KEPT;
         return;
     }

@@ -58,7 +58,7 @@ struct afl_work {
     const char *path; /* absolute; NULL: the descriptor is the caller's */
     bool inline_only; /* must not sleep: set not_inline instead of doing what could */
     bool verify, convert;
-    bool keep; /* RELEASE: the descriptor stays */
+    bool keep; /* RELEASE: the descriptor stays; never a caller's */
     bool park; /* TRY: wait in the kernel, on a thread that has nothing else to do, with the descriptor that is there */
     aflock_mode mode;
     uint32_t flags;     /* AFLOCK_CREATE ... */
@@ -77,6 +77,7 @@ struct afl_work {
     uint32_t have;     /* properties of fd */
     bool identified;   /* dev, ino and have are those of fd */
     bool renewed;      /* fd was opened by the last attempt */
+    bool lost_one;     /* an attempt that had one closed it, and goes on elsewhere */
     uint64_t dev, ino; /* of fd, if it was identified */
     void *state;
 };

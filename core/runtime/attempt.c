@@ -363,7 +363,7 @@ static void take_order(afl_place *p, const afl_action *a)
     w->op = a->op;
     w->verify = a->verify;
     w->convert = a->convert;
-    w->keep = p->path.keep;
+    w->keep = p->path.keep && !p->path.stale; /* what was replaced is of no use to the next one */
     w->park = a->op == AFL_OP_TRY && afl_place_parks(p);
     t->resolve = false;
     atomic_store_explicit(&w->left, false, memory_order_relaxed);
