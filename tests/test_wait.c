@@ -161,6 +161,44 @@ static void close_new_one(void)
     close(lock_it("new", O_RDWR, LOCK_EX));
 }
 
+/* One of ours whose file is to stay open, and does until the end unless neither a touch nor an open is permitted. */
+static void keep_open(bool touch, bool open)
+{
+    aflock *lock;
+    aflock_options o;
+    aflock_options_init(&o);
+    o.io = AFLOCK_IO_INLINE;
+    o.keep_open = 1;
+    scene = NULL; /* the parent's */
+    scene_make_context();
+    require(aflock_open(&lock, scene, "lock", &o) == 0);
+    aflock_req req = scene_hold(lock, NULL);
+    int descriptors = scene_descriptors();
+    say();
+    hear();
+    seam_forget();
+    seam_fail(SEAM_TOUCH, 0, !touch, EPERM);
+    seam_fail(SEAM_OPEN, 0, !open, EMFILE);
+    require(scene_release(lock, req).result.status == 0);
+    require(seam_count(SEAM_TOUCH) == 1 && seam_count(SEAM_OPEN) == !touch);
+    require(scene_descriptors() == descriptors - !open);
+}
+
+static void leave_it_open(void)
+{
+    keep_open(true, true);
+}
+
+static void leave_it_open_untouched(void)
+{
+    keep_open(false, true);
+}
+
+static void close_what_was_to_stay_open(void)
+{
+    keep_open(false, false);
+}
+
 /* The pipes as standard input and output, for another program. */
 static void take_streams(void)
 {
@@ -279,6 +317,63 @@ START_TEST(by_a_touch_after_the_unlock)
 }
 END_TEST
 
+START_TEST(by_one_that_leaves_it_open)
+{
+    woken_by(leave_it_open, _i);
+}
+END_TEST
+
+START_TEST(by_one_that_leaves_it_open_and_may_not_touch_it)
+{
+    woken_by(leave_it_open_untouched, _i);
+}
+END_TEST
+
+START_TEST(by_one_that_cannot_leave_it_open)
+{
+    woken_by(close_what_was_to_stay_open, _i);
+}
+END_TEST
+
+/* Two of ours that keep it open, one after the other, again and again: each hears of the other. */
+START_TEST(by_one_another)
+{
+    enum { TURNS = 20 };
+    aflock_ctx *second;
+    aflock *locks[2];
+    answer a[2] = {{0}, {0}};
+    ck_assert_int_eq(aflock_epoll_new(&second, NULL), 0);
+    aflock_options o;
+    aflock_options_init(&o);
+    o.io = scene_io(_i);
+    o.wait = AFLOCK_WAIT_NOTIFY;
+    o.poll_interval = AFLOCK_FOREVER;
+    o.keep_open = 1;
+    ck_assert_int_eq(aflock_open(&locks[0], scene, "lock", &o), 0);
+    ck_assert_int_eq(aflock_open(&locks[1], second, "lock", &o), 0);
+    time_t end = time(NULL) + 10;
+    for (int i = 0; i < 2; i++)
+        ck_assert_int_eq(aflock_acquire(locks[i], NULL, scene_answer, &a[i], NULL), 0);
+    scene_expect(2 * TURNS);
+    for (int left = 2 * TURNS, seen[2] = {0, 0}; left > 0;) {
+        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_MILLISECOND), 0);
+        ck_assert_int_eq(aflock_epoll_run_once(second, AFLOCK_MILLISECOND), 0);
+        ck_assert_msg(time(NULL) < end, "nothing came");
+        for (int i = 0; i < 2; i++) {
+            if (a[i].count == seen[i])
+                continue;
+            seen[i]++;
+            left--;
+            ck_assert_int_eq(a[i].result.status, 0);
+            if (seen[i] < TURNS) /* the other one first: there is a pause */
+                ck_assert_int_eq(aflock_acquire(locks[i], NULL, scene_answer, &a[i], NULL), 0);
+            ck_assert_int_eq(aflock_release(locks[i], a[i].result.req, NULL, NULL), 0);
+        }
+    }
+    ck_assert_int_eq(aflock_ctx_free(second, 5 * AFLOCK_SECOND), 0);
+}
+END_TEST
+
 START_TEST(by_another_name)
 {
     woken_by(close_under_another_name, _i);
@@ -369,6 +464,29 @@ START_TEST(by_a_rename_over_it)
     tell(&second);
     must_get(lock, &a);
     finish(&second);
+}
+END_TEST
+
+/* The same; the old file lives on under another name, and the kernel's cache does not have the new one, so that a
+ * worker opens it for an attempt that began on the loop. */
+START_TEST(by_a_rename_that_a_worker_finds)
+{
+    answer a = {0};
+    party first = start(close_it), second = start(close_new_one);
+    aflock *lock = open_listener(scene_io(_i));
+    wait_for(lock, &a, AFLOCK_FOREVER);
+    ck_assert_int_eq(link("lock", "old"), 0);
+    seam_fail(SEAM_OPEN_CACHED, 0, 1000, EAGAIN);
+    int contended = scene_contended;
+    ck_assert_int_eq(rename("new", "lock"), 0);
+    scene_run_until(&scene_contended, contended + 2);
+    while (aflock_epoll_run_once(scene, 20 * AFLOCK_MILLISECOND) == 0 && scene_contended > contended)
+        contended = scene_contended; /* what follows the rename up */
+    ck_assert_int_eq(inotify_watches(), 1);
+    tell(&second);
+    must_get(lock, &a);
+    finish(&second);
+    slay(&first);
 }
 END_TEST
 
@@ -828,6 +946,10 @@ int main(void)
                                  by_a_close_of_a_reader,
                                  by_a_shared_holder,
                                  by_a_touch_after_the_unlock,
+                                 by_one_that_leaves_it_open,
+                                 by_one_that_leaves_it_open_and_may_not_touch_it,
+                                 by_one_that_cannot_leave_it_open,
+                                 by_one_another,
                                  by_another_name,
                                  by_python,
                                  by_flock,
@@ -836,6 +958,7 @@ int main(void)
                                  by_an_unlink,
                                  by_a_rename,
                                  by_a_rename_over_it,
+                                 by_a_rename_that_a_worker_finds,
                                  by_another_context,
                                  fifty_at_once,
                                  a_cancelled_wait_listens_to_nothing,

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const aflock_io ALL_IO[] = {AFLOCK_IO_AUTO, AFLOCK_IO_INLINE, AFLOCK_IO_POOL};
 enum { IO_COUNT = sizeof ALL_IO / sizeof *ALL_IO };
@@ -56,6 +57,30 @@ static void a_try_is_answered_at_once(rig *r)
     rig_let_go(r, lock, a.req);
     aflock *pool = rig_open(r, "other", AFLOCK_IO_POOL);
     require_status(aflock_try(pool, NULL, &req, NULL), AFLOCK_ENOTINLINE);
+}
+
+/* If it were closed in between, its number would be another one's. */
+static void a_file_stays_open_from_hold_to_hold(rig *r)
+{
+    static const char *const NAMES[] = {"auto", "inline", "pool"};
+    for (int i = 0; i < IO_COUNT; i++) {
+        answer a = {.count = 0};
+        aflock *lock = rig_open_kept(r, NAMES[i], ALL_IO[i]);
+        rig_hold(r, lock, NULL, &a);
+        int fd = a.result.fd;
+        rig_let_go(r, lock, a.req);
+        require(rig_is_free(r, NAMES[i]));
+        int other = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+        require(other >= 0 && other != fd);
+        for (int turn = 0; turn < 3; turn++) {
+            rig_hold(r, lock, NULL, &a);
+            require(a.result.fd == fd && !rig_is_free(r, NAMES[i]));
+            rig_let_go(r, lock, a.req);
+            require(rig_is_free(r, NAMES[i]));
+        }
+        close(other);
+        require_status(rig_close(r, lock), 0);
+    }
 }
 
 /* What can be answered at once is answered later all the same. rig_answered looks at the stack. */
@@ -361,6 +386,7 @@ static void ten_thousand_requests_for_many_paths(rig *r)
 const conformance_case cases_requests[] = {
     {"acquired_and_released", acquired_and_released, 0},
     {"acquired_wherever_attempts_run", acquired_wherever_attempts_run, 0},
+    {"a_file_stays_open_from_hold_to_hold", a_file_stays_open_from_hold_to_hold, 0},
     {"a_try_is_answered_at_once", a_try_is_answered_at_once, 0},
     {"callbacks_have_a_fresh_stack", callbacks_have_a_fresh_stack, 0},
     {"refused_requests_are_never_answered", refused_requests_are_never_answered, 0},

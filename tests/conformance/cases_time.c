@@ -2,6 +2,7 @@
  * on a host that is exact. */
 #include "conformance.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 enum { DEADLINES = 12 };
@@ -262,6 +263,20 @@ static void a_hold_lets_the_loop_end(rig *r)
     rig_let_go(r, lock, a.req);
 }
 
+static void a_file_that_stays_open_lets_the_loop_end(rig *r)
+{
+    answer a = {.count = 0};
+    aflock *lock = rig_open_kept(r, "lock", AFLOCK_IO_POOL);
+    rig_hold(r, lock, NULL, &a);
+    require_status(rig_release(r, lock, a.req, NULL), 0);
+    rig_run_out(r);
+    require(rig_is_free(r, "lock"));
+    require(fcntl(a.result.fd, F_GETFD) >= 0);
+    require_status(rig_close(r, lock), 0);
+    rig_run_out(r);
+    require(fcntl(a.result.fd, F_GETFD) < 0); /* that kept it alive */
+}
+
 /* Behind a holder of the same context, behind a foreign one, and on the way to its first attempt. */
 static void a_waiting_request_keeps_the_loop_alive(rig *r)
 {
@@ -351,6 +366,7 @@ const conformance_case cases_time[] = {
     {"the_loop_goes_on_while_requests_wait", the_loop_goes_on_while_requests_wait, 0},
     {"an_idle_context_lets_the_loop_end", an_idle_context_lets_the_loop_end, HOST_ENDS},
     {"a_hold_lets_the_loop_end", a_hold_lets_the_loop_end, HOST_ENDS},
+    {"a_file_that_stays_open_lets_the_loop_end", a_file_that_stays_open_lets_the_loop_end, HOST_ENDS},
     {"a_waiting_request_keeps_the_loop_alive", a_waiting_request_keeps_the_loop_alive, HOST_ENDS},
     {"an_answer_that_is_due_keeps_the_loop_alive", an_answer_that_is_due_keeps_the_loop_alive, HOST_ENDS},
     {"a_release_keeps_the_loop_alive", a_release_keeps_the_loop_alive, HOST_ENDS},

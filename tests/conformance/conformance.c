@@ -234,18 +234,29 @@ void rig_path(const rig *r, const char *name, char path[PATH_MAX])
     require(length > 0 && length < PATH_MAX);
 }
 
-aflock *rig_open_in(rig *r, aflock_ctx *ctx, const char *name, aflock_io io)
+static aflock *open_lock(rig *r, aflock_ctx *ctx, const char *name, aflock_io io, int keep_open)
 {
     aflock *lock;
     aflock_options options;
     char path[PATH_MAX];
     aflock_options_init(&options);
     options.io = io;
+    options.keep_open = keep_open;
     rig_path(r, name, path);
     r->calls++;
     require_status(aflock_open(&lock, ctx, path, &options), 0);
     r->calls--;
     return lock;
+}
+
+aflock *rig_open_in(rig *r, aflock_ctx *ctx, const char *name, aflock_io io)
+{
+    return open_lock(r, ctx, name, io, 0);
+}
+
+aflock *rig_open_kept(rig *r, const char *name, aflock_io io)
+{
+    return open_lock(r, r->ctx, name, io, 1);
 }
 
 aflock *rig_open(rig *r, const char *name, aflock_io io)

@@ -141,6 +141,7 @@ void rig_answered(aflock *lock, const aflock_result *result, void *user);
 
 aflock_acquire_options rig_options(uint64_t timeout); /* the defaults, with this timeout */
 aflock *rig_open(rig *r, const char *name, aflock_io io);
+aflock *rig_open_kept(rig *r, const char *name, aflock_io io); /* keep_open */
 aflock *rig_open_in(rig *r, aflock_ctx *ctx, const char *name, aflock_io io);
 
 /* The functions of the library, noted as calls. A callback is promised when they return 0. `a` may be NULL where the

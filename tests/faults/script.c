@@ -156,6 +156,14 @@ static void look(void)
     }
 }
 
+static bool nobody_holds(void)
+{
+    for (const person *p = people; p < people + people_count; p++)
+        if (p->holds)
+            return false;
+    return true;
+}
+
 static bool is_pending(void)
 {
     for (const person *p = people; p < people + people_count; p++)
@@ -206,10 +214,11 @@ static aflock_options options_of_lock(void)
     return o;
 }
 
-static aflock *open_path(const char *path)
+static aflock *open_path_with(const char *path, int keep_open)
 {
     aflock *lock;
     aflock_options o = options_of_lock();
+    o.keep_open = keep_open;
     int status = aflock_open(&lock, h.ctx, path, &o);
     fake_require((status == 0) == (lock != NULL));
     if (!took(status))
@@ -217,6 +226,11 @@ static aflock *open_path(const char *path)
     fake_require(aflock_context(lock) == h.ctx);
     fake_require(took(aflock_set_poll_interval(lock, 5 * MS)));
     return note_lock(lock, aflock_path(lock));
+}
+
+static aflock *open_path(const char *path)
+{
+    return open_path_with(path, 0);
 }
 
 static aflock *open_name(const char *name)
@@ -549,6 +563,35 @@ static void play_spellings(void)
     }
 }
 
+/* A file that stays open: it is wanted again, in other ways, when the path names another one, and while somebody else
+ * has it. */
+static void play_kept(void)
+{
+    aflock *lock = open_path_with(fake_path("f"), 1);
+    give(get_plain(lock));
+    aflock_acquire_options o = fake_options(2 * SEC);
+    o.flags |= AFLOCK_READ_ONLY;
+    o.mode = AFLOCK_SHARED;
+    give(get(lock, &o));
+    write_file("g", "text");
+    if (nobody_holds())
+        fake_require(rename(fake_path("g"), fake_path("f")) == 0);
+    release(get_plain(lock), false);
+    live();
+    o = fake_options(2 * SEC);
+    o.flags |= AFLOCK_INHERIT;
+    give(get(lock, &o));
+    give(get_plain(lock));
+    if (!is_free(fake_path("f"), AFLOCK_EXCLUSIVE))
+        return; /* a release has failed */
+    int holder = foreign(fake_path("f"), AFLOCK_EXCLUSIVE);
+    person *p = ask(lock, &o);
+    pass(20 * MS);
+    close(holder);
+    live();
+    give(p);
+}
+
 static void on_drained(aflock_ctx *ctx, void *user)
 {
     (void)ctx;
@@ -724,10 +767,11 @@ const script_chapter script_chapters[] = {
     {"wishes", play_wishes, .hands_on = false},
     {"queue", play_queue, .hands_on = true},
     {"tries", play_tries, .hands_on = false},
-    {"contended", play_contended, .hands_on = false},
+    {"contended", play_contended, .replaces = true},
     {"cancelled", play_cancelled, .walks_out = true},
     {"descriptor", play_descriptor, .hands_on = false},
     {"spellings", play_spellings, .hands_on = true},
+    {"kept", play_kept, .replaces = true},
     {"drain", play_drain, .hands_on = true},
     {"free", play_free, .walks_out = true},
     {"dropped", play_dropped, .walks_out = true},

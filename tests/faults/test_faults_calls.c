@@ -35,6 +35,7 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
     [SEAM_IDENTIFY] = {EIO, ENOMEM, ENOSYS, EACCES, EPERM, ESTALE},
     [SEAM_FCHMOD] = {EIO, EPERM, EACCES, EROFS, EINTR, ENOSYS, EOPNOTSUPP},
     [SEAM_FTRUNCATE] = {EIO, EINTR, EFBIG, EINVAL, EPERM, EROFS, ETXTBSY},
+    [SEAM_TOUCH] = {EPERM, EACCES, EROFS, EIO, EINTR, EDQUOT, ENOSPC, ESTALE, EOPNOTSUPP},
     [SEAM_MKDIR] = {EACCES, EDQUOT, EINTR, ELOOP, EMLINK, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS,
                     EIO},
     [SEAM_READ] = {EIO, EINTR, ENOMEM, EISDIR},
@@ -145,6 +146,7 @@ static bool is_absorbed(const injection *x)
     case SEAM_CLOSE:       /* the descriptor is gone all the same */
     case SEAM_OPEN_CACHED: /* the executor tries again */
     case SEAM_READLINK:    /* only guesses */
+    case SEAM_TOUCH:       /* the file is opened and closed instead */
         return true;
     case SEAM_OPEN: /* the kind of file system is not known then; parents are made, a directory that goes, no holders */
         return x->at == AIM_MOUNTS || (x->at == AIM_FILE && (x->error == ENOENT || x->error == ENOTDIR));
@@ -152,16 +154,16 @@ static bool is_absorbed(const injection *x)
         return x->at == AIM_MOUNTS;
     case SEAM_CREATE: /* sticky directories; creating that is not atomic; a directory that goes */
         return is_one_of(x->error, PASSING);
-    case SEAM_LOCK: /* somebody else's: tried again */
-        return is_one_of(x->error, TAKEN);
+    case SEAM_LOCK: /* somebody else's: tried again; a server's that is gone: opened anew */
+        return is_one_of(x->error, TAKEN) || (x->error == ESTALE && chapter->replaces);
     case SEAM_STAT: /* replaced: opened anew; not handed on */
         return is_one_of(x->error, GONE) || chapter->hands_on;
     case SEAM_IDENTIFY: /* asked again on the executor */
         return where == AFLOCK_IO_AUTO;
     case SEAM_FCHMOD: /* another user's file */
         return is_one_of(x->error, OTHERS);
-    case SEAM_UNLOCK: /* there is nothing to unlock any more; who asks is told */
-        return x->error == EBADF;
+    case SEAM_UNLOCK: /* there is nothing to unlock any more; who asks is told; what is replaced is closed anyway */
+        return x->error == EBADF || chapter->replaces;
     default:
         return false;
     }

@@ -74,7 +74,7 @@ int stall_scene_free(uint64_t grace)
 
 /* ------------------------------------------------------------------------------------------------------- the locks */
 
-aflock *stall_open(const stall_protocol *p, const char *path, aflock_io io)
+aflock *stall_open_with(const stall_protocol *p, const char *path, aflock_io io, int keep_open)
 {
     aflock *lock;
     aflock_options o;
@@ -82,8 +82,14 @@ aflock *stall_open(const stall_protocol *p, const char *path, aflock_io io)
     o.protocol = p->protocol;
     o.io = io;
     o.poll_interval = AFLOCK_MILLISECOND;
+    o.keep_open = keep_open;
     ck_assert_int_eq(aflock_open(&lock, scene, path, &o), 0);
     return lock;
+}
+
+aflock *stall_open(const stall_protocol *p, const char *path, aflock_io io)
+{
+    return stall_open_with(p, path, io, 0);
 }
 
 static bool take(const stall_protocol *p, int fd)

@@ -30,6 +30,7 @@ extern int stall_descriptors; /* open in this process without a context */
 /* Frees the context early. */
 int stall_scene_free(uint64_t grace);
 
+aflock *stall_open_with(const stall_protocol *p, const char *path, aflock_io io, int keep_open);
 aflock *stall_open(const stall_protocol *p, const char *path, aflock_io io);
 
 /* Whether another process would get the lock now. Not to be asked about a path on a mount. */

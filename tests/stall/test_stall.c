@@ -55,15 +55,20 @@ static subject subjects[COMBINATIONS];
     s < subjects + COMBINATIONS; \
     s++
 
-static void open_subjects(void)
+static void open_subjects_with(int keep_open)
 {
     for (int i = 0; i < COMBINATIONS; i++) {
         subject *s = &subjects[i];
         s->protocol = protocol_of(i);
         snprintf(s->path, sizeof s->path, "m/%s/%d", s->protocol->name, i);
         snprintf(s->behind, sizeof s->behind, "m.files/%s/%d", s->protocol->name, i);
-        s->lock = stall_open(s->protocol, s->path, io_of(i));
+        s->lock = stall_open_with(s->protocol, s->path, io_of(i), keep_open);
     }
+}
+
+static void open_subjects(void)
+{
+    open_subjects_with(0);
 }
 
 static void ask(subject *s, uint64_t timeout, answer *a, aflock_req *req)
@@ -182,6 +187,27 @@ START_TEST(while_calls_take_200_ms)
            requests, DELAY_MS, seen, ticks, TICK_MS);
     /* Four requests at a time take so many ticks; a busy machine may miss three of four. */
     ck_assert_uint_gt(ticks, requests * DELAY_MS / 4 / TICK_MS / 4);
+}
+END_TEST
+
+/* The touch, or what there is instead of it, is a request like any other, and so is the close in the end. */
+START_TEST(a_file_that_stays_open)
+{
+    stall_delay(m, DELAY_MS * MS / 4);
+    stall_tick(TICK_MS * MS);
+    open_subjects_with(1);
+    acquire_all();
+    release_all();
+    int opened = seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE), touched = seam_count(SEAM_TOUCH);
+    ck_assert_int_eq(touched, COMBINATIONS);
+    acquire_all();
+    ck_assert_int_eq(seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE), opened);
+    release_all();
+    for (EACH_SUBJECT)
+        ck_assert_int_eq(aflock_close(s->lock), 0);
+    ck_assert_int_eq(seam_count(SEAM_TOUCH), 2 * touched);
+    ck_assert_int_eq(stall_scene_free(60 * AFLOCK_SECOND), 0);
+    check_loop_is_free();
 }
 END_TEST
 
@@ -476,7 +502,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const once[] = {while_calls_take_200_ms, NULL};
+    const TTest *const once[] = {while_calls_take_200_ms, a_file_that_stays_open, NULL};
     const TTest *const each[] = {
         the_lock_call_fails,
         the_lock_call_fails_and_locks,

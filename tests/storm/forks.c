@@ -214,6 +214,7 @@ static void work_with_own_context(dice *d)
         o.protocol = spoken->number;
         o.io = (aflock_io)dice_below(d, 3);
         o.poll_interval = AFLOCK_MILLISECOND;
+        o.keep_open = dice_below(d, 2) == 0;
         require_status(aflock_open(&lock, ctx, FILES[i], &o), 0);
         require_status(aflock_acquire(lock, NULL, note_grant, &granted, &req), 0);
         while (!granted)
@@ -397,6 +398,7 @@ static void make_context(actor *a)
         o.protocol = spoken->number;
         o.io = (aflock_io)((a->number + (i == TASKS - 1)) % 3);
         o.poll_interval = 500 * AFLOCK_MICROSECOND;
+        o.keep_open = a->number % 2 == 0;
         t->actor = a;
         t->own = i == TASKS - 1;
         require_status(aflock_open(&t->lock, a->ctx, t->own ? a->file : "all", &o), 0);

@@ -401,6 +401,7 @@ static void make_context(void)
         o.protocol = w.protocol->number;
         o.io = w.io[i] = io[dice_below(&w.dice, 2)];
         o.poll_interval = 200 * AFLOCK_MICROSECOND + dice_up_to(&w.dice, 600 * AFLOCK_MICROSECOND);
+        o.keep_open = dice_percent(&w.dice, 30);
         if (i == LOCKS - 1 && w.fd >= 0)
             require_status(aflock_open_fd(&w.locks[i], w.ctx, w.fd, &o), 0);
         else
