@@ -108,9 +108,33 @@ START_TEST(a_cycle_is_four_calls_with_ofd_locks)
 }
 END_TEST
 
-static int status_of(const char *command)
+static int try_with_flock(void)
 {
-    int status = system(command);
+    return execlp("flock", "flock", "--nonblock", "--conflict-exit-code", "1", "lock", "true", (char *)NULL);
+}
+
+static int try_with_python(void)
+{
+    static const char *const code = "import fcntl, sys\n"
+                                    "try:\n"
+                                    "    fcntl.flock(open('lock', 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+                                    "except BlockingIOError:\n"
+                                    "    sys.exit(1)\n";
+    const char *python = getenv("PYTHON");
+    return execlp(python ? python : "/usr/bin/python3", "python3", "-c", code, (char *)NULL);
+}
+
+/* 0: another program got it, 1: it did not. */
+static int status_of(int (*try)(void))
+{
+    int status;
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        try();
+        _exit(2);
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
     ck_assert(WIFEXITED(status));
     return WEXITSTATUS(status);
 }
@@ -118,12 +142,7 @@ static int status_of(const char *command)
 /* Other programs are shut out while it is held, and only then. */
 START_TEST(open_is_not_locked)
 {
-    static const char *const others[] = {
-        "flock --nonblock --conflict-exit-code 1 lock true",
-        "\"${PYTHON:-/usr/bin/python3}\" -c 'import fcntl, sys\n"
-        "try:\n  fcntl.flock(open(\"lock\", \"r+\"), fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
-        "except BlockingIOError:\n  sys.exit(1)'",
-    };
+    static int (*const others[])(void) = {try_with_flock, try_with_python};
     aflock *lock = open_used("lock", scene_io(_i));
     for (int i = 0; i < 2; i++) {
         ck_assert_int_eq(status_of(others[i]), 0);
