@@ -76,6 +76,7 @@ aflock_add_test(manual COMMAND mandoc -T lint -W warning "${PROJECT_SOURCE_DIR}/
 
 aflock_add_test(demo COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/demo" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
 aflock_add_test(poll_loop COMMAND poll_loop)
+aflock_add_test(polite TIMEOUT 240 COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/polite" $<TARGET_FILE:polite>)
 
 # ---------------------------------------------------------------------------------------- the examples on other loops
 

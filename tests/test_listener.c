@@ -274,6 +274,53 @@ START_TEST(changes_of_a_marker)
 }
 END_TEST
 
+/* Neither what is done with a descriptor nor its close, nor what looks at the path without opening it. */
+START_TEST(openings_of_a_file)
+{
+    struct stat st;
+    int fd = new_file("f");
+    listen_to(&notify[0], fd, AFLOCK_ON_OPEN);
+    touch(fd);
+    ck_assert_int_eq(write(fd, "text", 4), 4);
+    ck_assert_int_eq(stat("f", &st), 0);
+    close(dup(fd));
+    ck_assert_int_eq(rename("f", "g"), 0);
+    ck_assert_int_eq(readable(), 0);
+
+    int other = open_file("g", O_RDWR);
+    ck_assert_uint_eq(process(), 1);
+    close(other);
+    ck_assert_int_eq(readable(), 0);
+    close(open_file("g", O_RDONLY));
+    ck_assert_uint_eq(process(), 1);
+    ck_assert_int_eq(link("g", "h"), 0);
+    ck_assert_int_eq(unlink("g"), 0);
+    ck_assert_int_eq(readable(), 0);
+    close(open_file("h", O_RDONLY)); /* another name of it */
+    ck_assert_uint_eq(process(), 1);
+    ck_assert_uint_eq(told(&notify[0], AFLOCK_ON_OPEN), 3);
+    unlisten(&notify[0]);
+    close(open_file("h", O_RDONLY));
+    ck_assert_uint_eq(process_all(), 0);
+    close(fd);
+}
+END_TEST
+
+/* Who opens what is in it does not open it. */
+START_TEST(openings_of_a_directory)
+{
+    ck_assert_int_eq(mkdir("d", 0777), 0);
+    int fd = open_file("d", O_RDONLY | O_DIRECTORY);
+    listen_to(&notify[0], fd, AFLOCK_ON_OPEN);
+    close(new_file("d/f"));
+    ck_assert_uint_eq(process_all(), 0);
+    close(open_file("d", O_RDONLY | O_DIRECTORY));
+    ck_assert_uint_eq(process_all(), 1);
+    unlisten(&notify[0]);
+    close(fd);
+}
+END_TEST
+
 START_TEST(entries_of_a_directory)
 {
     ck_assert_int_eq(mkdir("d", 0777), 0);
@@ -399,6 +446,44 @@ START_TEST(two_kinds_on_one_file)
         touch(fd);
         ck_assert_uint_eq(process(), 1);
         unlisten(marker);
+        forget();
+        close(fd);
+    }
+}
+END_TEST
+
+/* One waits under one name of a file while another one is held under another. */
+START_TEST(openings_beside_changes)
+{
+    for (int open_first = 0; open_first < 2; open_first++) {
+        int fd = new_file("f");
+        aflock_notify *file = &notify[0], *opened = &notify[1];
+        if (open_first)
+            listen_to(opened, fd, AFLOCK_ON_OPEN);
+        listen_to(file, fd, AFLOCK_ON_FILE);
+        if (!open_first)
+            listen_to(opened, fd, AFLOCK_ON_OPEN);
+        ck_assert_int_eq(inotify_watches(), 1);
+        int other = open_file("f", O_RDONLY);
+        process();
+        ck_assert_uint_eq(told(file, AFLOCK_ON_FILE), 0);
+        ck_assert_uint_eq(told(opened, AFLOCK_ON_OPEN), 1);
+        forget();
+        close(other);
+        process();
+        ck_assert_uint_eq(told(file, AFLOCK_ON_FILE), 1);
+        ck_assert_uint_eq(told(opened, AFLOCK_ON_OPEN), 0);
+        forget();
+        unlisten(opened); /* the kernel's mask stays */
+        other = open_file("f", O_RDONLY);
+        ck_assert_uint_eq(process_all(), 0);
+        listen_to(opened, fd, AFLOCK_ON_OPEN);
+        ck_assert_uint_eq(process_all(), 0);
+        close(other);
+        ck_assert_uint_eq(process(), 1);
+        ck_assert_uint_eq(told(file, AFLOCK_ON_FILE), 1);
+        unlisten(file);
+        unlisten(opened);
         forget();
         close(fd);
     }
@@ -832,10 +917,13 @@ int main(void)
     static const TTest *const *const tests[] = {
         &changes_of_a_file,
         &changes_of_a_marker,
+        &openings_of_a_file,
+        &openings_of_a_directory,
         &entries_of_a_directory,
         &a_directory_as_a_file,
         &two_on_one_file,
         &two_kinds_on_one_file,
+        &openings_beside_changes,
         &ended_inside_a_report,
         &all_ended_inside_a_report,
         &ended_between_two_entries,

@@ -71,6 +71,61 @@ START_TEST(a_release_is_a_grant)
 }
 END_TEST
 
+/* Somebody outside wants it. */
+START_TEST(a_yield_ends_the_run)
+{
+    driver_hold(&d, p, a);
+    driver_submit(&d, p, b, 0);
+    afl_machine_yield(&d.machine, p);
+    driver_see(&d, "");
+    driver_release(&d, a, false);
+    afl_request *holder = a;
+    pause_and_win(&holder);
+    afl_machine_yield(&d.machine, p); /* nobody waits: the next one comes too soon */
+    driver_release(&d, b, false);
+    driver_see(&d, "release p");
+    driver_done(&d, p, DONE);
+    afl_machine_yield(&d.machine, p); /* not held: nothing */
+    driver_submit(&d, p, c, 0);
+    driver_see(&d, "");
+    driver_next_timer(&d, 250 * US);
+    driver_see(&d, "try p c");
+    driver_done(&d, p, WON);
+    driver_see(&d, "c held");
+    driver_submit(&d, p, a, 0);
+    driver_release(&d, c, false);
+    driver_see(&d, "a held"); /* it was for that hold */
+    driver_release(&d, a, false);
+    driver_serve(&d);
+    driver_finish(&d);
+}
+END_TEST
+
+/* While others of ours hold it, it is shared as before. */
+START_TEST(a_yield_takes_nothing_from_holders)
+{
+    a->mode = b->mode = SHARED;
+    driver_hold(&d, p, a);
+    afl_machine_yield(&d.machine, p);
+    driver_submit(&d, p, b, 0);
+    driver_see(&d, "b held");
+    driver_submit(&d, p, c, 0);
+    driver_release(&d, a, false);
+    driver_see(&d, "");
+    driver_release(&d, b, false);
+    driver_see(&d, "release p");
+    driver_done(&d, p, DONE);
+    driver_see(&d, "");
+    driver_next_timer(&d, 250 * US);
+    driver_see(&d, "try p c");
+    driver_done(&d, p, WON);
+    driver_see(&d, "c held");
+    driver_release(&d, c, false);
+    driver_serve(&d);
+    driver_finish(&d);
+}
+END_TEST
+
 START_TEST(readers_go_together)
 {
     a->mode = b->mode = c->mode = SHARED;
@@ -516,6 +571,8 @@ int main(void)
 {
     const TTest *const tests[] = {
         a_release_is_a_grant,
+        a_yield_ends_the_run,
+        a_yield_takes_nothing_from_holders,
         readers_go_together,
         a_waiting_writer_stops_later_readers,
         readers_join_again_when_the_writer_left,

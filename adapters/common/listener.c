@@ -32,8 +32,8 @@ struct afl_inode {
     struct afl_inode *next_changed; /* to be reported after it */
 };
 
-/* Of what makes a waiter look again. Markers are never watched for being closed: whoever reads one closes it. Of a
- * directory only entries that leave are of interest. */
+/* What makes a waiter look again, and who may be one to those who hold it. Markers are never watched for being closed:
+ * whoever reads one closes it. Of a directory only entries that leave are of interest. */
 static uint32_t mask_of(unsigned what)
 {
     switch (what) {
@@ -41,6 +41,8 @@ static uint32_t mask_of(unsigned what)
         return IN_CLOSE | IN_ATTRIB | IN_MOVE_SELF | IN_DELETE_SELF;
     case AFLOCK_ON_MARKER:
         return IN_ATTRIB | IN_MOVE_SELF | IN_DELETE_SELF;
+    case AFLOCK_ON_OPEN:
+        return IN_OPEN;
     default:
         return IN_DELETE | IN_MOVED_FROM | IN_ONLYDIR;
     }

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/sysmacros.h>
 
 enum { REOPENS = 16 }; /* of a path that others replace under our hands, before it counts as contended */
 
@@ -487,6 +488,8 @@ static bool seen_before(lock_search *search, long long pid)
 }
 
 /* A line of /proc/locks, see proc(5): "1: FLOCK  ADVISORY  WRITE 708 08:01:13567 0 EOF"; "->" marks a waiter. */
+#define LOCK_LINE "%15s%*[ ]%*s %15s%*[ ]%lld%*[ ]%x:%x:%llu"
+
 static bool lock_line(char *text, void *user)
 {
     lock_search *search = user;
@@ -495,7 +498,7 @@ static bool lock_line(char *text, void *user)
     unsigned major, minor;
     long long pid;
     unsigned long long ino;
-    if (sscanf(text, "%*s %15s%*[ ]%*s %15s%*[ ]%lld%*[ ]%x:%x:%llu", kind, access, &pid, &major, &minor, &ino) != 6)
+    if (sscanf(text, "%*s " LOCK_LINE, kind, access, &pid, &major, &minor, &ino) != 6)
         return true;
     char device[32];
     snprintf(device, sizeof device, "%u:%u", major, minor);
@@ -546,6 +549,38 @@ static void inspect(afl_query *q)
         q->sys->close(fd);
 }
 
+/* On open-file-description locks also wait those of processes. */
+static bool waiter_line(char *text, void *user)
+{
+    lock_search *search = user;
+    afl_query *q = search->query;
+    char kind[16], access[16], device[32];
+    unsigned major, minor;
+    long long pid;
+    unsigned long long ino;
+    if (sscanf(text, "%*s -> " LOCK_LINE, kind, access, &pid, &major, &minor, &ino) != 6)
+        return true;
+    snprintf(device, sizeof device, "%u:%u", major, minor);
+    bool conflicts =
+        strcmp(kind, search->kind) == 0 || (q->protocol == &afl_protocol_ofd && strcmp(kind, "POSIX") == 0);
+    if (conflicts && ino == q->ino && strcmp(device, search->device) == 0)
+        q->count++;
+    return true;
+}
+
+/* Asks nothing of the file or its system. Only file systems without a block device of their own may have files with
+ * others (btrfs): then the directory's mount tells it as /proc/locks prints it, unless a symbolic link leads away. */
+static void waiters(afl_query *q)
+{
+    char device[32] = "";
+    if (major(q->dev) == 0 && q->where.dev == ((uint64_t)major(q->dev) << 32 | minor(q->dev)))
+        afl_classify_mount(q->sys, q->where.mount, device);
+    if (!device[0])
+        snprintf(device, sizeof device, "%u:%u", major(q->dev), minor(q->dev));
+    lock_search search = {.query = q, .kind = lock_kind(q), .device = device};
+    afl_read_lines(q->sys, "/proc/locks", waiter_line, &search);
+}
+
 const afl_protocol afl_protocol_flock = {
     .name = "native",
     .hand_on = true,
@@ -556,6 +591,7 @@ const afl_protocol afl_protocol_flock = {
     .abandon = abandon,
     .verify = verify,
     .inspect = inspect,
+    .waiters = waiters,
 };
 
 const afl_protocol afl_protocol_ofd = {
@@ -568,4 +604,5 @@ const afl_protocol afl_protocol_ofd = {
     .abandon = abandon,
     .verify = verify,
     .inspect = inspect,
+    .waiters = waiters,
 };

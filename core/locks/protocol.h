@@ -42,6 +42,7 @@ typedef struct afl_protocol {
     void (*abandon)(afl_work *w);   /* in a forked child: close what was inherited, touch nothing else */
     void (*verify)(afl_query *q);   /* [W or L] does the path name what is held? */
     void (*inspect)(afl_query *q);  /* [W or L] who holds it? */
+    void (*waiters)(afl_query *q);  /* [W or L] how many are blocked in the kernel for the file dev, ino? -> count */
 } afl_protocol;
 
 /* A TRY that waits in the kernel: whether somebody waits for it. Who wins what nobody waits for gives it back itself.
@@ -90,6 +91,7 @@ struct afl_query {
     bool follow;
     int fd; /* verify: the held descriptor; inspect: a caller's descriptor, or -1 */
     uint64_t dev, ino;
+    afl_identity where; /* waiters: of the directory that the path leads to */
 
     int status, sys_errno;
     const char *step;

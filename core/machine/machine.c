@@ -384,7 +384,7 @@ static bool start_undo(afl_machine *m, afl_path *p, afl_op op, uint64_t now, afl
 static bool run_is_over(afl_machine *m, afl_path *p, uint64_t now)
 {
     const afl_machine_config *c = &m->config;
-    if (p->fresh || p->holders)
+    if (p->fresh)
         return false;
     uint64_t age = now - p->run_started;
     if (age < c->handoff_time && (p->run_grants < c->handoff_grants || age < c->handoff_least))
@@ -485,7 +485,7 @@ static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
             return true;
         }
         step_kind kind = settle(m, p);
-        if (kind == GRANT && (p->give_up || run_is_over(m, p, now))) {
+        if (kind == GRANT && !p->holders && (p->give_up || run_is_over(m, p, now))) {
             p->give_up = true;
             kind = RELEASE;
         }
@@ -865,6 +865,14 @@ void afl_machine_hint(afl_machine *m, afl_path *p, afl_hint hint, uint64_t now)
     p->rung = hint == AFL_HINT_CHANGED ? 0 : hint == AFL_HINT_AGAIN ? RUNGS - 1 : RUNGS;
     p->retry_at = now;
     make_ready(m, p);
+}
+
+void afl_machine_yield(afl_machine *m, afl_path *p)
+{
+    if (p->grip != AFL_GRIP_HELD)
+        return;
+    meet_foreign(m, p);
+    p->give_up = true;
 }
 
 void afl_machine_repoll(afl_machine *m, afl_path *p, uint64_t now)

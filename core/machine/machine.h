@@ -154,7 +154,7 @@ struct afl_path {
     bool watch, unwatch;    /* to be asked for */
     bool hinted;            /* something changed while an operation ran */
     bool fresh;             /* won by a try, nobody got it yet */
-    bool give_up;           /* the run of hand-offs is over: release, then pause */
+    bool give_up;           /* the run of hand-offs is over with the last hold: release, then pause */
     bool paused;            /* there was a pause */
     uint8_t foreign;        /* pauses for which it counts that somebody foreign was met */
     bool verify, convert;   /* of the ADOPT in flight */
@@ -237,6 +237,10 @@ typedef enum afl_hint {
     AFL_HINT_AGAIN    /* it has changed so often that one try has to do, and a last one a little later */
 } afl_hint;
 void afl_machine_hint(afl_machine *m, afl_path *p, afl_hint hint, uint64_t now);
+
+/* Somebody outside wants what is held: once nobody holds it any more it is given up, as when a run of hand-offs is
+ * over, and not tried for a pause. */
+void afl_machine_yield(afl_machine *m, afl_path *p);
 
 /* The head's poll interval changed. */
 void afl_machine_repoll(afl_machine *m, afl_path *p, uint64_t now);

@@ -433,6 +433,7 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
     int unreleased = count_unreleased(ctx);
     answer_releases(ctx);
     afl_errands_end(ctx);
+    afl_wanted_end(ctx);
     if (!afl_gate_forked(ctx->gate))
         afl_deliver_drained(ctx);
     if (afl_gate_forked(ctx->gate))
@@ -477,6 +478,7 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
         ctx->errands = e->next;
         free(e);
     }
+    afl_wanted_abandon(ctx);
     close_host(ctx, 1);
     free_places(ctx);
     const aflock_loop *loop = ctx->loop;

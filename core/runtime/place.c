@@ -319,6 +319,7 @@ void afl_place_free(afl_place *p)
     aflock_ctx *ctx = p->ctx;
     afl_place_unlisten(p);
     afl_place_forget_changes(p);
+    afl_wanted_forget(p);
     forget_key(p);
     forget_spellings_of(p);
     afl_machine_forget(&ctx->machine, &p->path);
@@ -387,6 +388,7 @@ static void merge(afl_place *into, afl_place *from, uint64_t now)
         afl_place_add_lock(into, lock);
     }
     afl_machine_merge(&ctx->machine, &into->path, &from->path, now);
+    afl_wanted_crowd(into);
     afl_place_free(from);
 }
 

@@ -301,7 +301,7 @@ static bool wants_adopt(const aflock_acquire_options *o)
 
 static bool take_extras(aflock_ctx *ctx, afl_entry *e, const aflock_acquire_options *o)
 {
-    if (!o->token && !o->on_acquired && o->file_mode == AFLOCK_MODE_DEFAULT)
+    if (!o->token && !o->on_acquired && !o->on_wanted && o->file_mode == AFLOCK_MODE_DEFAULT)
         return true;
     afl_extras *x = ctx->free_extras;
     if (x)
@@ -313,6 +313,7 @@ static bool take_extras(aflock_ctx *ctx, afl_entry *e, const aflock_acquire_opti
     x->on_acquired = o->on_acquired;
     x->on_acquired_user = o->on_acquired_user;
     x->file_mode = o->file_mode;
+    x->wanted = (afl_wanted){.tell = o->on_wanted, .user = o->on_wanted_user};
     e->extras = x;
     if (o->token)
         afl_token_join(o->token, x);
@@ -362,6 +363,7 @@ static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflo
         return status;
     }
     grow_owners(ctx);
+    afl_wanted_crowd(place);
     lock->active++;
     *out = e;
     afl_trace(ctx, AFLOCK_TRACE_ACQUIRE, e, lock->spelling->text, 0);
@@ -444,6 +446,10 @@ static int try_lock(aflock *lock, const aflock_acquire_options *options, aflock_
     if (held) {
         *req = afl_entry_name(e);
         afl_trace(ctx, AFLOCK_TRACE_GRANTED, e, lock->spelling->text, r->attempts);
+        if (e->extras && e->extras->wanted.tell) {
+            afl_wanted_begin(ctx, e);
+            afl_settle(ctx);
+        }
         return 0; /* nothing else has changed */
     }
     lock->active--;
@@ -514,6 +520,7 @@ int afl_entry_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, v
     if (status)
         return status;
     afl_trace(ctx, AFLOCK_TRACE_RELEASE, e, lock->spelling->text, 0);
+    afl_wanted_stop(ctx, e);
     lock->active--;
     if (callback) {
         e->callback = callback;

@@ -5,6 +5,7 @@
  *   attempt.c    carries out what the machine asks for            context.c    the life of a context
  *   admission.c  which jobs may go to the executor now            turn.c       the turn: due work, callbacks, timers
  *   run.c        what a worker does at one go                     wait.c       how a path is waited for
+ *   wanted.c     tells holders that somebody waits
  *
  * Everything here runs on the loop's thread, except the functions marked [W] (worker) or [S] (any thread, signal
  * handlers). The loop's thread never waits for a worker; what they share is atomic (gate.c).
@@ -28,6 +29,7 @@ typedef struct afl_extras afl_extras;
 typedef struct afl_spelling afl_spelling;
 typedef struct afl_errand afl_errand;
 typedef struct afl_run afl_run;
+typedef struct afl_look afl_look;
 
 #define AFL_CONTAINER(type, member, pointer) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
@@ -224,6 +226,10 @@ struct afl_place {
     uint64_t deaf_until;     /* no watch was to be had */
     uint64_t unparked_until; /* no thread was to be had */
     afl_place *muffled_next;
+    afl_extras *askers; /* of holds that want to know of waiters of this context, and were not told */
+    bool crowded;       /* there were some: in the context's list */
+    uint8_t echoes;     /* so many holds more are told of somebody elsewhere */
+    afl_place *crowded_next, *crowded_prev;
 };
 
 struct aflock {
@@ -243,6 +249,20 @@ struct aflock {
     bool closing;
 };
 
+/* A hold that wants to know who waits for it; see wanted.c. */
+typedef struct afl_wanted {
+    void (*tell)(aflock *lock, aflock_req req, aflock_wanted who, void *user); /* NULL: it does not */
+    void *user;
+    bool asks;                           /* from the delivery of the grant to the release */
+    uint8_t told;                        /* 1 << aflock_wanted: it was, or is in a list to be told */
+    bool heard;                          /* is in the context's list */
+    afl_extras *next, *prev;             /* of the place's askers */
+    afl_extras *heard_next, *heard_prev; /* of the context's list: to be told of somebody elsewhere */
+    aflock_notify notify;
+    bool listening;
+    afl_look *look; /* under way */
+} afl_wanted;
+
 /* What only some requests need. */
 struct afl_extras {
     afl_extras *next, *prev; /* of the token; next: of the free list */
@@ -251,6 +271,7 @@ struct afl_extras {
     int (*on_acquired)(int fd, void *user);
     void *on_acquired_user;
     uint32_t file_mode;
+    afl_wanted wanted;
 };
 
 /* A request: the machine's part, and whom to tell. At most 256 bytes. */
@@ -312,6 +333,19 @@ void afl_place_unparked(afl_place *p);                    /* no thread was to be
 void afl_place_forget_changes(afl_place *p);
 void afl_waits_expire(aflock_ctx *ctx, uint64_t now);
 uint64_t afl_waits_deadline(const aflock_ctx *ctx);
+
+/* ----------------------------------------------------------------------------------------------------------- wanted.c
+ */
+
+void afl_wanted_begin(aflock_ctx *ctx, afl_entry *e); /* its grant is being delivered */
+void afl_wanted_stop(aflock_ctx *ctx, afl_entry *e);  /* its release was asked for */
+void afl_wanted_crowd(afl_place *p);                  /* somebody may wait there who did not before */
+void afl_wanted_forget(afl_place *p);
+void afl_wanted_heard(aflock_ctx *ctx, aflock_notify *n); /* the notifier says so */
+bool afl_wanted_due(aflock_ctx *ctx);
+bool afl_wanted_deliver(aflock_ctx *ctx); /* one callback; false: none is due */
+void afl_wanted_end(aflock_ctx *ctx);     /* what is not at a worker */
+void afl_wanted_abandon(aflock_ctx *ctx); /* in a forked child */
 
 /* ---------------------------------------------------------------------------------------------------------- errand.c
  */
@@ -379,9 +413,13 @@ struct aflock_ctx {
     afl_directory directories[64];
 
     afl_place *muffled, *muffled_last; /* in the order in which they may try */
-    bool told_deaf, told_unparked;
+    bool told_deaf, told_unparked, told_mute;
     afl_attempt *detached; /* parked for nobody: they come back when they have got the lock and given it back */
     uint32_t dice;
+
+    afl_place *crowded;             /* where somebody asked, and somebody waits */
+    afl_extras *heard, *heard_last; /* in the order of hearing */
+    afl_look *looks;                /* all that did not come back */
 
     afl_errand *errands, *errands_last; /* in the order of asking */
     afl_entry *trying;                  /* the request of aflock_try, while it is answered */

@@ -63,8 +63,11 @@ static void deliver_end(aflock_ctx *ctx, afl_entry *e, const aflock_result *resu
     call(ctx, lock, callback, result, user);
 }
 
+/* Signals of holds first: they are no more than two for each answer, so nobody is kept waiting by them. */
 bool afl_deliver_one(aflock_ctx *ctx)
 {
+    if (afl_wanted_deliver(ctx))
+        return true;
     afl_request *r = afl_machine_peek(&ctx->machine);
     if (!r) {
         afl_errand *errand = afl_errand_next(ctx);
@@ -74,8 +77,12 @@ bool afl_deliver_one(aflock_ctx *ctx)
     }
     afl_entry *e = AFL_CONTAINER(afl_entry, request, r);
     aflock_result result;
-    if (r->state == AFL_GRANTED && e->extras && e->extras->token && aflock_token_fired(e->extras->token))
+    if (r->state == AFL_GRANTED)
+        afl_wanted_begin(ctx, e); /* may take a moment: before the last look */
+    if (r->state == AFL_GRANTED && e->extras && e->extras->token && aflock_token_fired(e->extras->token)) {
+        afl_wanted_stop(ctx, e);
         afl_machine_cancel(&ctx->machine, r, AFLOCK_ECANCELED, ctx->now);
+    }
     afl_state state = (afl_state)r->state;
     afl_entry_detach(ctx, e);
     afl_machine_deliver(&ctx->machine, r);
@@ -145,7 +152,8 @@ static void tell_host(aflock_ctx *ctx)
     if (no_timer && !ctx->no_timer)
         afl_log(ctx, AFLOCK_LOG_ERROR, "the loop's timer cannot be set; trying again");
     ctx->no_timer = no_timer;
-    bool due = m->undelivered || afl_errand_next(ctx) || (ctx->drained && afl_is_idle(ctx)) || no_timer;
+    bool due =
+        m->undelivered || afl_errand_next(ctx) || afl_wanted_due(ctx) || (ctx->drained && afl_is_idle(ctx)) || no_timer;
     if (due && !ctx->deferred) {
         ctx->deferred = true;
         loop->defer(loop->self);
@@ -204,6 +212,11 @@ void aflock_host_changed(aflock_ctx *ctx, aflock_notify *n, unsigned what, const
     (void)name;
     if (afl_enter(ctx) != 0 || !n)
         return;
+    if (n->what == AFLOCK_ON_OPEN) {
+        afl_wanted_heard(ctx, n);
+        afl_settle(ctx);
+        return;
+    }
     afl_place *p = AFL_CONTAINER(afl_place, notify, n);
     if (what == AFLOCK_ON_LOST)
         afl_place_lost(p);

@@ -520,6 +520,36 @@ static void play_cancelled(void)
     live();
 }
 
+static unsigned told_of[AFLOCK_WANTED_ELSEWHERE + 1];
+
+static void on_wanted(aflock *lock, aflock_req req, aflock_wanted who, void *user)
+{
+    (void)user;
+    fake_require(h.turning && !freed && aflock_fd(lock, req) >= 0);
+    told_of[who]++;
+}
+
+/* A holder is told that somebody waits; who else does is looked up, and nobody misses it if that fails. */
+static void play_wanted(void)
+{
+    aflock *lock = open_name("f");
+    aflock_acquire_options o = fake_options(2 * SEC);
+    memset(told_of, 0, sizeof told_of);
+    o.on_wanted = on_wanted;
+    person *p = get(lock, &o);
+    o = fake_options(5 * SEC);
+    person *q = ask(lock, &o);
+    const bool listening = h.listening_count > 0;
+    if (listening)
+        aflock_host_changed(h.ctx, h.listening[0], h.listening[0]->what, NULL);
+    work();
+    fake_require(told_of[AFLOCK_WANTED_HERE] == (p && q));
+    fake_require(told_of[AFLOCK_WANTED_ELSEWHERE] == (p && listening));
+    give(p);
+    give(q);
+    fake_require(told_of[AFLOCK_WANTED_HERE] <= 1 && told_of[AFLOCK_WANTED_ELSEWHERE] <= 1);
+}
+
 /* A descriptor of the caller's. */
 static int own = -1;
 
@@ -769,6 +799,7 @@ const script_chapter script_chapters[] = {
     {"tries", play_tries, .hands_on = false},
     {"contended", play_contended, .replaces = true},
     {"cancelled", play_cancelled, .walks_out = true},
+    {"wanted", play_wanted, .hands_on = true, .looks = true},
     {"descriptor", play_descriptor, .hands_on = false},
     {"spellings", play_spellings, .hands_on = true},
     {"kept", play_kept, .replaces = true},

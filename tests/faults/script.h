@@ -29,6 +29,7 @@ typedef struct script_chapter {
     void (*play)(void);
     bool hands_on;  /* a hold passes from one request to the next: if that fails, it is got anew */
     bool walks_out; /* requests are left or ended before their attempts: failures may have nobody to be told to */
+    bool looks;     /* at /proc/locks, without being asked to: nobody misses what it does not find */
     bool forks;
     bool replaces; /* descriptors that are open already are tried, and found to be of no use */
 } script_chapter;

@@ -149,9 +149,10 @@ static bool is_absorbed(const injection *x)
     case SEAM_TOUCH:       /* the file is opened and closed instead */
         return true;
     case SEAM_OPEN: /* the kind of file system is not known then; parents are made, a directory that goes, no holders */
-        return x->at == AIM_MOUNTS || (x->at == AIM_FILE && (x->error == ENOENT || x->error == ENOTDIR));
+        return x->at == AIM_MOUNTS || (x->at == AIM_FILE && (x->error == ENOENT || x->error == ENOTDIR)) ||
+               (x->at == AIM_LOCKS && chapter->looks);
     case SEAM_READ:
-        return x->at == AIM_MOUNTS;
+        return x->at == AIM_MOUNTS || (x->at == AIM_LOCKS && chapter->looks);
     case SEAM_CREATE: /* sticky directories; creating that is not atomic; a directory that goes */
         return is_one_of(x->error, PASSING);
     case SEAM_LOCK: /* somebody else's: tried again; a server's that is gone: opened anew */

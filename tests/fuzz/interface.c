@@ -419,6 +419,9 @@ static void acquire_options(world *w, aflock_acquire_options *o, request *r)
     if ((what & 0xc0) == 0xc0)
         o->on_acquired = on_acquired;
     o->on_acquired_user = r;
+    if (what & 8)
+        o->on_wanted = on_wanted;
+    o->on_wanted_user = r;
     if ((what & 0xc0) == 0x80)
         o->file_mode = below(8) ? 0600 : 010000;
     if (what == 0x40)
@@ -588,6 +591,7 @@ static void order_release(world *w)
         return;
     if (all)
         end_holds_of_owner(r);
+    r->let_go = true;
     r->stage = told ? RELEASING : ENDED;
 }
 
@@ -921,7 +925,7 @@ static void order_host(world *w)
         break;
     case 2:
         if (h->listening_count)
-            aflock_host_changed(h->ctx, h->listening[below((unsigned)h->listening_count)], 1 + below(4), "name");
+            aflock_host_changed(h->ctx, h->listening[below((unsigned)h->listening_count)], 1 + below(5), "name");
         break;
     default:
         fuzz_require(aflock_host_check(h->ctx) == (!h->ctx        ? AFLOCK_EINVAL

@@ -208,6 +208,30 @@ void on_answer(aflock *lock, const aflock_result *result, void *user)
     fuzz_require(strcmp(result->path, aflock_path(lock)) == 0); /* both live until the callback returns */
 }
 
+/* Requests of the path, by whatever lock. */
+static bool is_waited_for(const request *holder)
+{
+    for (int i = 0; i < REQUESTS; i++) {
+        const request *r = &the_model.requests[i];
+        if (r->stage == PENDING && r->world == holder->world && r->lock->place == holder->lock->place)
+            return true;
+    }
+    return false;
+}
+
+void on_wanted(aflock *lock, aflock_req req, aflock_wanted who, void *user)
+{
+    request *r = user; /* NULL: the options were those of an older header */
+    if (!r)
+        return;
+    begin_callback(r->world);
+    fuzz_require(r->stage == HELD && lock == r->lock && req.id == r->req.id && r->options.on_wanted);
+    fuzz_require(!r->let_go && !r->world->ending && !r->told[who]);
+    fuzz_require(who == AFLOCK_WANTED_ELSEWHERE ? !slot_of(lock)->own : is_waited_for(r));
+    r->told[who] = true;
+    end_callback(r->world);
+}
+
 void on_verified(aflock *lock, const aflock_result *result, void *user)
 {
     question *q = user;

@@ -38,7 +38,9 @@ typedef struct request {
     aflock_protocol protocol;
     aflock_req req;
     aflock_acquire_options options;
-    bool cancelled;     /* or its token fired: never acquired */
+    bool cancelled; /* or its token fired: never acquired */
+    bool let_go;    /* its release was asked for: it is told of nobody any more */
+    bool told[AFLOCK_WANTED_ELSEWHERE + 1];
     uint64_t submitted; /* on the clock of its host */
     uint64_t dev, ino;  /* of the held file */
     int fd;
@@ -86,6 +88,7 @@ static inline unsigned below(unsigned count)
 
 /* The callbacks; `user` is the request, the question, the world. What they do besides is `act_in_callback`. */
 void on_answer(aflock *lock, const aflock_result *result, void *user);
+void on_wanted(aflock *lock, aflock_req req, aflock_wanted who, void *user);
 void on_verified(aflock *lock, const aflock_result *result, void *user);
 void on_inspected(aflock *lock, const aflock_holder *holder, void *user);
 void on_drained(aflock_ctx *ctx, void *user);

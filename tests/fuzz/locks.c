@@ -1,10 +1,11 @@
-/* Fuzz target: what is read from /proc/locks when a lock is inspected (core/locks/kernel.c). Beside it stands a second
- * reading of the text, by words, which has to find the same holders. */
+/* Fuzz target: what is read from /proc/locks when a lock is inspected, and when a holder wants to know who waits
+ * (core/locks/kernel.c). Beside it stands a second reading of the text, by words, which has to find the same. */
 #include "fuzz/fuzz.h"
 #include "fuzz/served.h"
 #include "locks/protocol.h"
 
 #include <string.h>
+#include <sys/sysmacros.h>
 
 typedef struct holders {
     bool held;
@@ -36,22 +37,48 @@ static bool read_file_id(const char *text, unsigned long long numbers[3])
     return true;
 }
 
-/* "1: FLOCK ADVISORY WRITE 708 08:01:13567 0 EOF" of a process that holds `q`. False: it is none. */
-static bool read_holder(char *line, const afl_query *q, const char *device, long long *pid, bool *writes)
+static bool is_kind(const char *kind, const afl_query *q, bool waits)
+{
+    if (q->protocol == &afl_protocol_flock)
+        return strcmp(kind, "FLOCK") == 0;
+    return strcmp(kind, "OFDLCK") == 0 || (waits && strcmp(kind, "POSIX") == 0);
+}
+
+/* "1: FLOCK ADVISORY WRITE 708 08:01:13567 0 EOF" of a process that holds `q`, or "1: -> FLOCK ..." of one that waits
+ * for it. False: it is none. */
+static bool read_lock(char *line, const afl_query *q, const char *device, bool waits, long long *pid, bool *writes)
 {
     enum { NUMBER, KIND, ADVISORY, ACCESS, PID, WORDS };
     char *words[WORDS], *rest = NULL, *text = line, name[32], *end;
     unsigned long long id[3];
-    for (int i = 0; i < WORDS; i++, text = NULL)
+    for (int i = 0; i < WORDS; i++, text = NULL) {
         if (!(words[i] = strtok_r(text, " ", &rest)))
             return false;
+        if (i != KIND || !waits)
+            continue;
+        if (strncmp(words[KIND], "->", 2) != 0)
+            return false;
+        words[KIND] += 2;
+        if (!*words[KIND] && !(words[KIND] = strtok_r(NULL, " ", &rest)))
+            return false;
+    }
     *pid = strtoll(words[PID], &end, 10);
     *writes = strcmp(words[ACCESS], "WRITE") == 0;
     if (strlen(words[KIND]) > 15 || strlen(words[ACCESS]) > 15 || end == words[PID] || *end || !read_file_id(rest, id))
         return false;
     snprintf(name, sizeof name, "%u:%u", (unsigned)id[0], (unsigned)id[1]);
-    return strcmp(words[KIND], q->protocol == &afl_protocol_ofd ? "OFDLCK" : "FLOCK") == 0 && id[2] == q->ino &&
-           strcmp(name, device) == 0;
+    return is_kind(words[KIND], q, waits) && id[2] == q->ino && strcmp(name, device) == 0;
+}
+
+static uint32_t count_waiters(const served *s, const afl_query *q, const char *device)
+{
+    char line[SERVED_LINE];
+    long long pid;
+    bool writes;
+    uint32_t count = 0;
+    for (size_t at = 0; served_line(s, &at, line);)
+        count += read_lock(line, q, device, true, &pid, &writes);
+    return count;
 }
 
 static void read_holders(const served *s, const afl_query *q, const char *device, holders *h)
@@ -60,7 +87,7 @@ static void read_holders(const served *s, const afl_query *q, const char *device
     long long pid;
     bool writes;
     for (size_t at = 0; served_line(s, &at, line);) {
-        if (!read_holder(line, q, device, &pid, &writes) || !is_new(h, pid))
+        if (!read_lock(line, q, device, false, &pid, &writes) || !is_new(h, pid))
             continue;
         if (h->count < 64)
             h->seen[h->count] = pid;
@@ -77,7 +104,7 @@ static void read_holders(const served *s, const afl_query *q, const char *device
 static bool is_plain(const served *s)
 {
     for (size_t i = 0; i < s->size; i++)
-        if (!strchr(" \n:->0123456789abcdefFLOCKDAVISRYWTEPMN", s->text[i]) || !s->text[i])
+        if (!strchr(" \n:->0123456789abcdefFLOCKDAVISRYWTEPMNX", s->text[i]) || !s->text[i])
             return false;
     return true;
 }
@@ -108,5 +135,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     read_holders(&s, &q, device, &expected);
     fuzz_require(q.held == expected.held && q.count == expected.count && q.pid == expected.pid);
     fuzz_require(!q.held || q.mode == expected.mode);
+    afl_query w = {.protocol = q.protocol,
+                   .sys = q.sys,
+                   .dev = makedev((unsigned)(id.dev >> 32), (unsigned)id.dev),
+                   .ino = id.ino,
+                   .where = {.dev = UINT64_MAX}};
+    w.protocol->waiters(&w);
+    fuzz_require(s.open == 0 && (s.failed || w.count == count_waiters(&s, &w, device)));
     return 0;
 }

@@ -41,6 +41,8 @@ typedef struct sim_request {
     bool odd;     /* may be refused: asked with flags that do not suit the path, or on_acquired refuses */
     bool settled; /* asked when everything had calmed down, or nothing fails at all: only good answers */
     sim_hold hold;
+    bool let_go; /* its release was asked for: it is told of nobody any more */
+    bool told[AFLOCK_WANTED_ELSEWHERE + 1];
     const struct sim_request *about; /* of a question: the hold that it is about, ... */
     uint64_t about_order;            /* ... as long as it is this one */
 } sim_request;

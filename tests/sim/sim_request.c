@@ -169,6 +169,26 @@ static int on_acquired(int fd, void *user)
     return sim_chance(300000) ? EACCES : 0;
 }
 
+/* Every other one makes way. */
+static void wanted(aflock *lock, aflock_req req, aflock_wanted who, void *user)
+{
+    sim_request *r = user;
+    sim_process *p = r->actor->process;
+    if (p->dead)
+        return;
+    p->callbacks++;
+    sim_note("wanted", (int64_t)r->order, who, NULL);
+    sim_require(sim_on_loop() && p->in_call == 0 && p->in_turn && !p->in_free, "who holds is told from a turn");
+    sim_require(r->state == SIM_HOLDING && !r->let_go, "only who holds is told, until the release");
+    sim_require(r->lock->lock == lock && r->req.id == req.id && !r->told[who], "a hold is told once of each kind");
+    sim_require(who != AFLOCK_WANTED_HERE || sim_request_in(r->actor, SIM_WAITING), "somebody here waits");
+    r->told[who] = true;
+    sim_count.wanted++;
+    if (r->order % 2)
+        r->release_at = sim_now;
+    sim_actor_in_callback(r->actor);
+}
+
 static uint64_t timeout_by_chance(void)
 {
     if (sim_chance(200000))
@@ -230,6 +250,10 @@ static sim_request *request_new(sim_actor *a, sim_lock *l, aflock_acquire_option
     r->settled = w->faultless || (w->calm && sim_now > w->calm_at + w->settling);
     r->odd = (l->target->flags & AFLOCK_DIRECTORY) != 0;
     choose_wishes(r, o);
+    if (r->order % 3 == 0) {
+        o->on_wanted = wanted;
+        o->on_wanted_user = r;
+    }
     return r;
 }
 
@@ -334,6 +358,7 @@ void sim_release(sim_request *r)
     bool told = sim_chance(500000), all = r->owner && sim_chance(200000);
     sim_note("release", (int64_t)r->order, told, all ? "all" : NULL);
     sim_hold_ends(&r->hold);
+    r->let_go = true;
     if (all)
         end_others(r);
     r->state = told ? SIM_RELEASING : SIM_UNUSED;

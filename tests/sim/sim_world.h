@@ -88,6 +88,7 @@ extern sim_world sim_the_world;
     X(replaced, "files replaced")   \
     X(outages, "server outages")    \
     X(cancels, "cancels")           \
+    X(wanted, "told who waits")     \
     X(timeouts, "time-outs")
 
 typedef struct sim_counters {

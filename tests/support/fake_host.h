@@ -16,7 +16,7 @@
 #include <check.h>
 #include <pthread.h>
 
-enum { FAKE_JOBS = 64, FAKE_NOTIFIES = 16 };
+enum { FAKE_JOBS = 64, FAKE_NOTIFIES = 64 };
 
 #define US AFLOCK_MICROSECOND
 #define MS AFLOCK_MILLISECOND

@@ -333,6 +333,12 @@ AFLOCK_API int aflock_wait_mode(const aflock *lock, const char **reason);
 
 /* -------------------------------------------------------------------------------------------- acquire and release */
 
+/* Who waits for what is held. */
+typedef enum aflock_wanted {
+    AFLOCK_WANTED_HERE,     /* a request of this context waits on the path for the hold to end */
+    AFLOCK_WANTED_ELSEWHERE /* somebody who is not on this path of this context seems to want it */
+} aflock_wanted;
+
 typedef struct aflock_acquire_options {
     size_t size;
     uint64_t timeout;    /* ns; default AFLOCK_FOREVER; 0: exactly one attempt */
@@ -349,6 +355,38 @@ typedef struct aflock_acquire_options {
      * request that is cancelled meanwhile. Default NULL. */
     int (*on_acquired)(int fd, void *user);
     void *on_acquired_user;
+
+    /* Tells the holder that somebody waits, so that who holds for long can make way. A callback: it runs from a turn
+     * and may acquire, release, cancel and close anything. At most once per hold and kind; after the grant was
+     * delivered (or aflock_try has returned); not after the release was asked for, also if that fails; not after
+     * aflock_ctx_free began. It does not keep the loop alive. Default NULL: costs nothing.
+     *
+     * AFLOCK_WANTED_HERE is exact: the first one in the path's queue cannot be granted while this hold lasts, also if
+     * it waited before the hold began. Who joins at once (shared, same owner) does not count, nor one that fails at
+     * once (timeout 0, aflock_try), nor one that left before the callback ran: then the next one does. Every hold that
+     * shares the file and asked is told.
+     *
+     * AFLOCK_WANTED_ELSEWHERE is what can be known on local file systems (and where AFLOCK_WAIT_NOTIFY was asked for).
+     * Once it is heard of, the file is really given up when the last hold of this context on the path ends, and not
+     * tried for handoff_pause: who releases and asks again lets others in. It means one of these:
+     *
+     * Somebody opened the lock file after the grant was delivered: another process, another context, a lock of this
+     * context on another name of the file. That may also be one who only reads it, or tried once and left; this
+     * program, too, if it opens the file by itself; of a directory, whoever lists it. aflock_verify does not open it,
+     * nor does aflock_inspect (on Linux before 6.5 it does). If the kernel lost reports, that is taken for one.
+     *
+     * Somebody was blocked in the kernel when the grant was delivered (flock(2) or fcntl(2) with waiting): a waiter in
+     * /proc/locks, of a process of this pid namespace. Looked up once per hold, where attempts run.
+     *
+     * Or it was so during a hold of this context on the path that ended not more than eight such holds ago: who was too
+     * slow then is not heard again. It may have left meanwhile.
+     *
+     * Not heard of are waiters that opened the file before the grant was delivered, keep it open, and are not blocked
+     * in the kernel, as requests of other contexts and processes that wait for longer than one hold; network, FUSE and
+     * unknown file systems; openers where no watch is to be had (a warning is logged once); anybody for a descriptor of
+     * the caller's. Who has to be fair to those, too, releases now and then without being told. */
+    void (*on_wanted)(aflock *lock, aflock_req req, aflock_wanted who, void *user);
+    void *on_wanted_user;
 } aflock_acquire_options;
 
 AFLOCK_API void aflock_acquire_options_init(aflock_acquire_options *options);

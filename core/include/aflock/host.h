@@ -25,7 +25,8 @@ enum {
     AFLOCK_ON_FILE = 1,   /* closed, touched, moved, unlinked */
     AFLOCK_ON_MARKER = 2, /* touched, moved, unlinked; never closed */
     AFLOCK_ON_DIR = 3,    /* an entry left; its name is passed */
-    AFLOCK_ON_LOST = 4    /* reported only: overflow, or the watch is gone; the library tries, then polls */
+    AFLOCK_ON_LOST = 4,   /* reported only: overflow, or the watch is gone; the library tries, then polls */
+    AFLOCK_ON_OPEN = 5    /* opened, as by somebody who wants the lock; a notifier that cannot tell refuses it */
 };
 
 /* Lanes of the executor. The library admits at most `width` jobs at a time (one place is kept for releases), so a
