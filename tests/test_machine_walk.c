@@ -64,6 +64,10 @@ static const entry WORLDS[] = {
     {{"watched", {{X}, {X}, {S}}, 3, .outside = 1, ONE_PATH, .may = WATCH}, SHORT},
     {{"watched-by-four", {{X}, {X, .timeout = 3}, {S}, {S}}, 4, .outside = 2, ONE_PATH, .may = WATCH | WALK_ERRORS},
      LONG},
+    /* somebody outside wants what is held */
+    {{"yields", {{X}, {S}, {S}}, 3, .outside = 1, ONE_PATH, .may = WALK_YIELD | WALK_TICKS}, QUICK},
+    {{"yields-in-trouble", {{X, A}, {X, A}, {S, .timeout = 3}}, 3, .outside = 1, .failures = 1, ONE_PATH,
+     .may = WALK_YIELD | WALK_KEEP | TROUBLE}, LONG},
     /* a file that stays open */
     {{"kept-open", {{X}, {X}, {S}}, 3, .outside = 1, ONE_PATH, .may = WALK_KEEP | WALK_TICKS}, QUICK},
     {{"kept-open-watched", {{X}, {X, .timeout = 3}, {S, .once = true}}, 3, .outside = 1, ONE_PATH,

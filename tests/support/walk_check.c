@@ -218,12 +218,23 @@ static void judge_pair(const walk_world *w, size_t r, size_t other, walk_move m)
     must(behind);
 }
 
+/* Does somebody hold the file who has held it before, or for whom it was prepared? */
+static bool joins(const walk_world *w, size_t g)
+{
+    for (size_t i = 0; i < w->count; i++)
+        if (i != g && after[i].path == after[g].path && is_hold(after[i].state) &&
+            (is_hold(before[i].state) || before[i].adopted))
+            return true;
+    return owner_holds(w, request(g));
+}
+
 /* Who waited longer, and still waits, was not overtaken but by those whose owner has the lock. One for whom the file is
  * being prepared gets it, whoever came to stand in front of it meanwhile: by a merge, or because its owner held. */
 static void judge_grant(const walk_world *w, size_t g, walk_move m)
 {
     /* A file that was replaced is only for the owner who has it, or had it when the preparations began. */
     must(!walk_now.files[after[g].path].stale || owner_holds(w, request(g)) || before[g].adopted);
+    must(!walk_now.files[after[g].path].wanted || joins(w, g) || before[g].adopted); /* it is not handed on */
     if (w->may & WALK_NO_HAND_ON)
         must(owner_holds(w, request(g)) || walk_now.files[after[g].path].won_for == g + 1);
     for (size_t i = 0; i < w->count; i++) {

@@ -217,6 +217,8 @@ static size_t path_moves(const walk_world *w, size_t i, walk_move *moves, size_t
         n = add(moves, n, WALK_END, i, 0);
     if (may(w, WALK_KEEP))
         n = add(moves, n, WALK_KEEPING, i, 0);
+    if (may(w, WALK_YIELD) && p->holders)
+        n = add(moves, n, WALK_YIELDS, i, 0);
     return outside_moves(w, i, moves, n);
 }
 
@@ -307,6 +309,7 @@ static void finish(const walk_world *w, size_t i, unsigned variant)
         f->stale = p->op == AFL_OP_ADOPT;
     f->grip = (uint8_t)o[variant].grip;
     f->held = f->grip == AFL_GRIP_HELD;
+    f->wanted = f->wanted && f->held && o[variant].answer != AFL_ERROR; /* what failed may be held again */
     if (o[variant].answer == AFL_PENDING || p->op == AFL_OP_BEAT)
         f->beaten = walk_now.now;
     if (p->op == AFL_OP_TRY)
@@ -433,6 +436,10 @@ static void perform(const walk_world *w, walk_move m)
     case WALK_KEEPING:
         afl_machine_keep(machine, p, !p->keep);
         break;
+    case WALK_YIELDS:
+        afl_machine_yield(machine, p);
+        walk_now.files[m.index].wanted = true;
+        break;
     }
 }
 
@@ -479,6 +486,7 @@ void walk_tell_move(const walk_world *w, walk_move m)
         [WALK_LOST] = "the watch is lost on",
         [WALK_POLL] = "another poll interval",
         [WALK_KEEPING] = "keep open or not",
+        [WALK_YIELDS] = "somebody outside wants",
     };
     static const char *const ANSWERS[] = {"won", "contended", "pending", "error"};
     static const char *const GRIPS[] = {"none", "kept", "pending", "held"};
@@ -621,7 +629,7 @@ static void name_path(const walk_world *w, name *n, size_t i)
     put(n, (unsigned)f->held << 7 | (unsigned)f->writer << 6 | (unsigned)f->listening << 5 |
                (unsigned)f->elsewhere << 3 | (unsigned)f->mode << 4 | f->readers);
     put(n, (unsigned)p->rung << 4 | p->failures);
-    put(n, (unsigned)p->keep << 1 | p->parked);
+    put(n, (unsigned)f->wanted << 2 | (unsigned)p->keep << 1 | p->parked);
     if (n->exact || p->grip == AFL_GRIP_HELD)
         name_hold(n, p);
     name_operation(n, p, f);

@@ -39,6 +39,7 @@ enum {
     WALK_NONE_KEPT = 1 << 17,   /* nothing is kept between attempts */
     WALK_UNCONTENDED = 1 << 18, /* there is nobody else, and the attempts succeed */
     WALK_KEEP = 1 << 19,        /* the file may stay open after a release, and whether it is to may change */
+    WALK_YIELD = 1 << 21,       /* who holds hears that somebody outside wants the file */
     WALK_PARK = 1 << 20         /* further attempts wait in the kernel; where there are errors, none can be detached */
 };
 
@@ -78,7 +79,8 @@ typedef enum walk_kind {
     WALK_HINT,
     WALK_LOST,
     WALK_POLL,
-    WALK_KEEPING
+    WALK_KEEPING,
+    WALK_YIELDS
 } walk_kind;
 
 typedef struct walk_move {
@@ -95,6 +97,7 @@ typedef struct walk_file {
     bool stale;                /* what we hold is not what the path names */
     bool hinted;               /* during the attempt in flight */
     uint8_t won_for;           /* request won_for - 1 */
+    bool wanted;               /* by somebody outside, since it is held */
     uint32_t tried_need;
     uint64_t beaten; /* when the claim was last refreshed */
 } walk_file;
