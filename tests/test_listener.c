@@ -31,6 +31,8 @@ struct aflock_ctx {
     unsigned count;
     change changes[CHANGES];
     void (*on_change)(aflock_notify *notify);
+    void (*on_turn)(void);
+    int check; /* what aflock_host_check answers */
 };
 
 static aflock_ctx ctx;
@@ -61,13 +63,13 @@ void aflock_host_ready(aflock_ctx *c, aflock_watch *watch, unsigned events)
 
 void aflock_host_turn(aflock_ctx *c)
 {
-    (void)c;
+    if (c->on_turn != NULL)
+        c->on_turn();
 }
 
 int aflock_host_check(const aflock_ctx *c)
 {
-    (void)c;
-    return 0;
+    return c->check;
 }
 
 struct aflock_job {
@@ -598,6 +600,109 @@ START_TEST(added_inside_a_report)
 }
 END_TEST
 
+/* Ending a watch takes its time: callbacks come first. */
+static void see_one_watch(void)
+{
+    ck_assert_int_eq(inotify_watches(), 1);
+    ctx.on_turn = NULL;
+}
+
+START_TEST(ended_after_the_turn)
+{
+    int fd = new_file("f");
+    listen_to(&notify[0], fd, AFLOCK_ON_FILE);
+    ctx.on_change = unlisten;
+    ctx.on_turn = see_one_watch;
+    touch(fd);
+    ck_assert_uint_eq(process(), 1);
+    ck_assert(!ctx.on_turn);
+    ck_assert_int_eq(inotify_watches(), 0);
+    ck_assert_uint_eq(process_all(), 0);
+    listen_to(&notify[0], fd, AFLOCK_ON_FILE); /* outside of a dispatch there is nothing to wait for */
+    unlisten(&notify[0]);
+    ck_assert_int_eq(inotify_watches(), 0);
+    close(fd);
+}
+END_TEST
+
+/* More than once, to the same file, which is one watch. */
+static void listen_again(void)
+{
+    for (int i = 0; i < 3; i++) {
+        listen_to(&notify[0], other_fd, AFLOCK_ON_FILE);
+        if (i < 2)
+            unlisten(&notify[0]);
+    }
+    see_one_watch();
+}
+
+START_TEST(listened_to_again_in_the_turn)
+{
+    int fd = other_fd = new_file("f");
+    listen_to(&notify[0], fd, AFLOCK_ON_FILE);
+    for (int i = 0; i < 2; i++) {
+        forget();
+        ctx.on_change = unlisten;
+        ctx.on_turn = listen_again;
+        touch(fd);
+        ck_assert_uint_eq(process(), 1);
+        ck_assert(!ctx.on_turn);
+        ctx.on_change = NULL;
+        ck_assert_int_eq(inotify_watches(), 1);
+        touch(fd);
+        ck_assert_uint_eq(process_all(), 1);
+    }
+    unlisten(&notify[0]);
+    ck_assert_int_eq(inotify_watches(), 0);
+    close(fd);
+}
+END_TEST
+
+/* The file goes in the turn, and the kernel ends the watch itself. */
+static void unlink_it(void)
+{
+    close(other_fd);
+    ck_assert_int_eq(unlink("f"), 0);
+    ctx.on_turn = NULL;
+}
+
+START_TEST(gone_in_the_turn)
+{
+    other_fd = new_file("f");
+    listen_to(&notify[0], other_fd, AFLOCK_ON_FILE);
+    ctx.on_change = unlisten;
+    ctx.on_turn = unlink_it;
+    touch(other_fd);
+    ck_assert_uint_eq(process(), 1);
+    ck_assert_int_eq(inotify_watches(), 0);
+    ck_assert_uint_eq(process_all(), 0);
+}
+END_TEST
+
+static void become_a_child(void)
+{
+    ctx.check = AFLOCK_EFORKED;
+    ctx.on_turn = NULL;
+}
+
+/* What a callback has forked shares the watches with its parent. */
+START_TEST(a_child_of_the_turn)
+{
+    int fd = new_file("f");
+    listen_to(&notify[0], fd, AFLOCK_ON_FILE);
+    ctx.on_change = unlisten;
+    ctx.on_turn = become_a_child;
+    touch(fd);
+    ck_assert_uint_eq(process(), 1);
+    ck_assert_int_eq(inotify_watches(), 1);
+    ctx.check = 0; /* the parent */
+    touch(fd);
+    ck_assert_uint_eq(process(), 0);
+    ck_assert_int_eq(inotify_watches(), 0);
+    close(fd);
+}
+END_TEST
+
 /* ------------------------------------------------------------------------------------------------- many, and too many
  */
 
@@ -928,6 +1033,10 @@ int main(void)
         &all_ended_inside_a_report,
         &ended_between_two_entries,
         &added_inside_a_report,
+        &ended_after_the_turn,
+        &listened_to_again_in_the_turn,
+        &gone_in_the_turn,
+        &a_child_of_the_turn,
         &a_thousand_changes_are_one,
         &an_overflow_is_everybodys,
         &an_overflow_that_ends_everything,

@@ -228,6 +228,7 @@ void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx)
 {
     if (aflock_host_check(ctx) == AFLOCK_EFORKED)
         return; /* what a child reads here is missing in its parent */
+    kit->listener.dispatching = 1;
     int count = epoll_wait(kit->epoll, kit->batch, BATCH, 0);
     kit->count = count > 0 ? count : 0;
     for (kit->at = 0; kit->at < kit->count; kit->at++) {
@@ -243,6 +244,8 @@ void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx)
     }
     kit->count = 0;
     aflock_host_turn(ctx);
+    if (aflock_host_check(ctx) != AFLOCK_EFORKED) /* a callback that forked returns in the child, too */
+        afl_listener_tidy(&kit->listener);
 }
 
 /* ---------------------------------------------------------------------------------------------- making and ending */
