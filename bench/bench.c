@@ -24,10 +24,15 @@ static const struct {
     {"health", row_health, "an HTTP server answers while others wait for its lock, against one without a lock"},
     {"waiters", row_waiters, "10,000 waiters on one path: memory, system calls, processor"},
     {"stall", row_stall, "a loop while every file-system call takes 200 ms, against one without locks"},
-    {"waiting", row_waiting, "what waiting costs, and how soon it ends: killed holders, Python, a crowd"},
+    {"waiting", row_waiting, "what waiting costs, and how soon a crowd has what it waited for"},
+    {"holders", row_holders, "how soon it is ours: behind killed holders, flock(1), py-filelock, portalocker"},
     {"greedy", row_greedy, "processes with deep queues share a lock: shares, longest wait"},
-    {"contend", row_contend, "1, 2, 10 and 100 processes contend, against raw inotify waiters"},
-    {"processes", row_processes, "from holder to waiter between processes against a blocked flock"},
+    {"contend", row_contend, "1 to 100 processes contend, against raw inotify waiters, blocked ones and Python"},
+    {"processes", row_processes, "from holder to waiter between processes against a blocked flock, and raw inotify"},
+    {"park", row_park, "the same with AFLOCK_WAIT_PARK"},
+    {"kept", row_kept, "acquire, callback, release with the file kept open against the raw calls"},
+    {"kept-handoff", row_kept_handoff, "from a holder that keeps the file open to a waiter between processes"},
+    {"many", row_many, "100,000 locks open in one context: cycles in random order, memory"},
 };
 enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MAX_FILES = 64 };
 
@@ -82,7 +87,9 @@ static void usage(FILE *to)
                 "  --rows NAME      only these rows (may be given more than once)\n"
                 "  --json FILE      writes the results there too\n"
                 "  --dir DIRECTORY  where the lock files are made; default $TMPDIR or /tmp\n"
-                "  --quick          fewer and shorter blocks: to see that it works\n\nrows:\n");
+                "  --quick          fewer and shorter blocks: to see that it works\n\n"
+                "AFLOCK_BENCH_FILELOCK=FOLDER takes Python's filelock from there (it goes in front of PYTHONPATH).\n\n"
+                "rows:\n");
     for (size_t i = 0; i < ROW_COUNT; i++)
         fprintf(to, "  %-16s %s\n", ROWS[i].name, ROWS[i].text);
 }
@@ -137,9 +144,15 @@ int main(int argc, char **argv)
         return 2;
     }
     make_directory(where);
+    size_t wanted = 0, done = 0;
     for (size_t i = 0; i < ROW_COUNT; i++)
-        if (all || chosen[i])
-            ROWS[i].run();
+        wanted += all || chosen[i];
+    for (size_t i = 0; i < ROW_COUNT; i++) {
+        if (!all && !chosen[i])
+            continue;
+        fprintf(stderr, "%zu of %zu: %s\n", ++done, wanted, ROWS[i].name);
+        ROWS[i].run();
+    }
     remove_directory();
     bool good = bench_print();
     if (json && !bench_write_json(json))

@@ -11,7 +11,9 @@
  *   stall.c      a loop while the file system stalls            loops.c      the adapters
  *   health.c     an HTTP server with a lock
  *   contend.c    many processes that want one lock
- *   waiting.c    what waiting costs, and how soon it ends
+ *   waiting.c    what waiting costs             holders.c   how soon it ends, behind all kinds of holders
+ *   raw.c        waiting with the raw calls     waiter.c    waiting with the library
+ *   many.c       100,000 locks
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -34,6 +36,8 @@ typedef struct bench_line {
     double bar;          /* at most: of ours / theirs, or ours - theirs; of ours if there is no other side */
     bool judged;         /* false: reported only */
     bool difference;     /* ours - theirs is what is compared, not ours / theirs */
+    bool absolute;       /* the bar is for ours alone; the other side only says how much of it nobody can avoid */
+    bool at_least;       /* the bar is a lower one; there is no other side, or the bar is absolute */
     double spread;       /* of the control: its largest distance from 1, or from 0 */
     size_t blocks;
     double ratio[MAX_BLOCKS]; /* or difference, of the blocks; of ours alone if there is no other side */
@@ -96,6 +100,39 @@ long bench_count_calls(void (*work)(void *state), void *state);
 void bench_trap_begin(void);
 void bench_trap_end(void);
 
+/* --------------------------------------------------------------------------------------------- raw.c, waiter.c */
+
+/* Waits with the raw calls, see raw.c. */
+typedef struct bench_raw {
+    int queue; /* inotify */
+    int watch; /* -1: it did not have to wait */
+} bench_raw;
+
+void bench_raw_open(bench_raw *raw);
+int bench_raw_lock(bench_raw *raw, const char *path); /* the locked descriptor */
+void bench_raw_unlock(bench_raw *raw, int fd);        /* closes it, too */
+void bench_raw_close(const bench_raw *raw);
+
+/* Waits with the library for bench_file(0). */
+typedef struct bench_waiter {
+    aflock_ctx *ctx;
+    aflock *lock;
+    uint64_t arrived, first; /* when the lock was ours: the last time, the first time */
+    size_t left;
+} bench_waiter;
+
+void bench_waiter_open(bench_waiter *w, uint64_t poll_interval);
+void bench_waiter_ask(bench_waiter *w, size_t count);             /* that many requests, each let go of at once */
+void bench_waiter_run(const bench_waiter *w);                     /* until the last of them has had the lock */
+void bench_waiter_pass(const bench_waiter *w, uint64_t duration); /* the loop goes on for so long */
+void bench_waiter_close(const bench_waiter *w);                   /* what waits is answered */
+
+/* Another descriptor holds bench_file(0); closing it lets go. */
+int bench_hold_file(void);
+
+/* In a child that is to become Python: another py-filelock, if AFLOCK_BENCH_FILELOCK names one. */
+void bench_choose_filelock(void);
+
 /* ------------------------------------------------------------------------------------------------------- files */
 
 extern char bench_directory[200];
@@ -115,10 +152,15 @@ void row_loops(void);
 void row_lateness(void);
 void row_health(void);
 void row_waiting(void);
+void row_holders(void);
 void row_greedy(void);
 void row_contend(void);
 void row_waiters(void);
 void row_processes(void);
 void row_stall(void);
+void row_many(void);
+void row_kept(void);
+void row_kept_handoff(void);
+void row_park(void);
 
 #endif

@@ -2,23 +2,19 @@
  *
  * Greedy ones have a deep queue and never stop asking: what matters is the share of each, and how long it waits. The
  * others ask again as soon as they have given up what they had; they are compared with processes that do the same with
- * the raw calls, listen with inotify, and try again after an event as we do. */
+ * the raw calls: that listen with inotify and try again after an event as we do, or that sleep in flock; and with
+ * programs in Python. */
 #include "bench.h"
 
 #include <aflock/epoll.h>
 
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/inotify.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,9 +33,10 @@ typedef struct contender {
     scores *all;
     unsigned number;
     unsigned depth;
-    uint64_t until, last;
+    uint64_t duration, until, last;
     aflock_ctx *ctx;
     aflock *lock;
+    int to, from; /* Python */
 } contender;
 
 static scores *share_scores(void)
@@ -82,56 +79,68 @@ static void contend(contender *c)
 
 /* ---------------------------------------------------------------------------------------------------------- theirs */
 
-static bool names_this(int fd, const char *path)
-{
-    struct stat mine, there;
-    return fstat(fd, &mine) == 0 && stat(path, &there) == 0 && mine.st_ino == there.st_ino &&
-           mine.st_dev == there.st_dev;
-}
-
-/* Waits for an event; whether the lock is ours after one of the tries that follow it. */
-static bool listen_and_try(int queue, int fd)
-{
-    static const long LADDER[] = {0, 20, 50, 100, 500, 2000}; /* us */
-    char events[4096];
-    struct pollfd ready = {.fd = queue, .events = POLLIN};
-    poll(&ready, 1, 50);
-    while (read(queue, events, sizeof events) > 0) {
-    }
-    for (size_t i = 0; i < sizeof LADDER / sizeof *LADDER; i++) {
-        struct timespec time = {.tv_nsec = LADDER[i] * 1000};
-        if (LADDER[i] > 0)
-            ppoll(&ready, 1, &time, NULL); /* an event ends it: the ladder begins again */
-        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-            return true;
-        if (LADDER[i] > 0 && poll(&ready, 1, 0) > 0)
-            return false;
-    }
-    return false;
-}
-
 static void contend_raw(contender *c)
 {
-    char path[256];
-    snprintf(path, sizeof path, "%s", bench_file(0));
-    int queue = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-    bench_check_errno(queue >= 0, "inotify_init1");
-    bool again = true;
-    while (again) {
-        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        bench_check_errno(fd >= 0, "open");
-        if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-            int watch = inotify_add_watch(queue, path, IN_CLOSE | IN_ATTRIB | IN_MOVE_SELF | IN_DELETE_SELF);
-            if (flock(fd, LOCK_EX | LOCK_NB) != 0)
-                while (!listen_and_try(queue, fd)) {
-                }
-            inotify_rm_watch(queue, watch);
-        }
-        bench_check_errno(names_this(fd, path), "the same file");
+    bench_raw raw;
+    bench_raw_open(&raw);
+    for (bool again = true; again;) {
+        int fd = bench_raw_lock(&raw, bench_file(0));
         again = granted(c);
-        flock(fd, LOCK_UN);
+        bench_raw_unlock(&raw, fd);
+    }
+    bench_raw_close(&raw);
+}
+
+/* As flock(1) does, without starting a command. */
+static void contend_blocked(contender *c)
+{
+    for (bool again = true; again;) {
+        int fd = bench_hold_file();
+        again = granted(c);
         close(fd);
     }
+}
+
+/* Python starts before the others do, and says when it is there. */
+static const char PYTHON[] = "import os, sys, time, filelock\n"
+                             "lock = filelock.FileLock(sys.argv[1])\n"
+                             "print(flush=True)\n"
+                             "sys.stdin.readline()\n"
+                             "until = time.monotonic() + float(sys.argv[2])\n"
+                             "grants = 0\n"
+                             "while time.monotonic() < until:\n"
+                             "    with lock:\n"
+                             "        grants += 1\n"
+                             "print(grants, flush=True)\n";
+
+static void start_python(contender *c)
+{
+    char seconds[32], byte;
+    int in[2] = {-1, -1}, out[2] = {-1, -1};
+    snprintf(seconds, sizeof seconds, "%.3f", (double)c->duration / 1e9);
+    bench_check_errno(pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0, "pipe");
+    pid_t pid = fork();
+    bench_check_errno(pid >= 0, "fork");
+    if (pid == 0) {
+        dup2(in[0], STDIN_FILENO);
+        dup2(out[1], STDOUT_FILENO);
+        bench_choose_filelock();
+        execl("/usr/bin/python3", "python3", "-c", PYTHON, bench_file(0), seconds, (char *)NULL);
+        _exit(127);
+    }
+    close(in[0]);
+    close(out[1]);
+    bench_check_errno(read(out[0], &byte, 1) == 1, "Python");
+    c->to = in[1];
+    c->from = out[0];
+}
+
+static void contend_python(contender *c)
+{
+    char line[32] = "";
+    bench_check_errno(write(c->to, "\n", 1) == 1, "Python");
+    bench_check_errno(read(c->from, line, sizeof line - 1) > 0, "Python");
+    c->all->of[c->number].grants = strtoull(line, NULL, 10);
 }
 
 /* ------------------------------------------------------------------------------------------------------ a competition
@@ -147,10 +156,13 @@ static void compete(scores *all, unsigned count, unsigned depth, uint64_t durati
         bench_check_errno(pids[i] >= 0, "fork");
         if (pids[i] != 0)
             continue;
+        contender c = {.all = all, .number = i, .depth = depth, .duration = duration};
+        if (how == contend_python)
+            start_python(&c);
         atomic_fetch_add(&all->started, 1);
         while (!atomic_load(&all->go))
             poll(NULL, 0, 1);
-        contender c = {.all = all, .number = i, .depth = depth, .last = bench_wall()};
+        c.last = bench_wall();
         c.until = c.last + duration;
         how(&c);
         _exit(0);
@@ -175,7 +187,7 @@ static void greedy(scores *all, unsigned count, double most)
     static unsigned used;
     bench_line share = {.row = "greedy", .unit = "%", .bar = most, .judged = true, .blocks = bench.blocks};
     bench_line least = {.row = "greedy", .unit = "x", .judged = true, .blocks = bench.blocks};
-    bench_line wait = {.row = "greedy", .unit = "ms", .bar = 50, .judged = true, .blocks = bench.blocks};
+    bench_line wait = {.row = "greedy", .unit = "ms", .bar = 50, .judged = count == 2, .blocks = bench.blocks};
     double largest[MAX_BLOCKS], smallest[MAX_BLOCKS], longest[MAX_BLOCKS];
     for (size_t b = 0; b < bench.blocks; b++) {
         compete(all, count, DEPTH, (bench.quick ? 1 : 10) * AFLOCK_SECOND, contend);
@@ -217,57 +229,122 @@ void row_greedy(void)
 /* ------------------------------------------------------------------------------------------------------ many of them
  */
 
+enum { SIDES = 4 };
+
 typedef struct crowd {
     scores *all;
     unsigned count;
-    uint64_t fewest; /* grants of one process */
+    uint64_t fewest[SIDES]; /* grants of one process */
 } crowd;
 
+typedef struct rival {
+    const char *name;
+    void (*how)(contender *c);
+} rival;
+
+static const rival RIVALS[SIDES] = {{"aflock", contend},
+                                    {"raw inotify waiters", contend_raw},
+                                    {"blocked in flock", contend_blocked},
+                                    {"py-filelock", contend_python}};
+
 /* ns a grant */
-static double measure(crowd *c, void (*how)(contender *c), uint64_t *fewest)
+static double measure(crowd *c, size_t side)
 {
     uint64_t duration = AFLOCK_SECOND / (bench.quick ? 4 : 1), total = 0;
-    compete(c->all, c->count, 1, duration, how);
+    compete(c->all, c->count, 1, duration, RIVALS[side].how);
     for (unsigned i = 0; i < c->count; i++) {
         total += c->all->of[i].grants;
-        if (c->all->of[i].grants < *fewest)
-            *fewest = c->all->of[i].grants;
+        if (c->all->of[i].grants < c->fewest[side])
+            c->fewest[side] = c->all->of[i].grants;
     }
     return (double)duration / (double)total;
 }
 
-static double crowd_ours(void *state)
+static double ours_slice(void *state)
 {
-    crowd *c = state;
-    return measure(c, contend, &c->fewest);
+    return measure(state, 0);
 }
 
-static double crowd_raw(void *state)
+static double raw_slice(void *state)
 {
-    uint64_t fewest = UINT64_MAX;
-    return measure(state, contend_raw, &fewest);
+    return measure(state, 1);
+}
+
+static double blocked_slice(void *state)
+{
+    return measure(state, 2);
+}
+
+static double python_slice(void *state)
+{
+    return measure(state, 3);
+}
+
+static bool has_filelock(void)
+{
+    int status;
+    pid_t pid = fork();
+    bench_check_errno(pid >= 0, "fork");
+    if (pid == 0) {
+        fclose(stderr);
+        bench_choose_filelock();
+        execl("/usr/bin/python3", "python3", "-c", "import filelock", (char *)NULL);
+        _exit(127);
+    }
+    return waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* One count against one kind of others. */
+static void confront(scores *all, unsigned count, size_t side)
+{
+    static const bench_slice SLICES[SIDES] = {ours_slice, raw_slice, blocked_slice, python_slice};
+    enum { LINES = 16 };
+    static char what[LINES][64];
+    static size_t used;
+    crowd c = {.all = all, .count = count};
+    for (size_t i = 0; i < SIDES; i++)
+        c.fewest[i] = UINT64_MAX;
+    bench_check(used + 2 <= LINES ? 0 : AFLOCK_EINVAL, "too many lines");
+    snprintf(what[used], sizeof what[0], "%u processes contend: time for a grant", count);
+    snprintf(what[used + 1], sizeof what[0], "%u processes contend: fewest grants of one", count);
+    bench_compare(&(bench_line){.row = "contend",
+                                .what = what[used],
+                                .against = RIVALS[side].name,
+                                .unit = "ns",
+                                .bar = 1 / 0.9,
+                                .judged = side == 1 && count == 100},
+                  ours_slice, SLICES[side], &c);
+    bench_add(&(bench_line){.row = "contend",
+                            .what = what[used + 1],
+                            .against = RIVALS[side].name,
+                            .unit = "grants",
+                            .ours = (double)c.fewest[0],
+                            .theirs = (double)c.fewest[side],
+                            .bar = 1, /* nobody starves */
+                            .judged = true,
+                            .difference = true,
+                            .absolute = true,
+                            .at_least = true});
+    used += 2;
 }
 
 void row_contend(void)
 {
     static const unsigned COUNTS[] = {1, 2, 10, 100};
-    static char what[2 * sizeof COUNTS / sizeof *COUNTS][80];
     scores *all = share_scores();
     bench_settings usual = bench;
+    bool python = has_filelock();
     bench.slices = 1;
     for (size_t i = 0; i < sizeof COUNTS / sizeof *COUNTS; i++) {
-        crowd c = {.all = all, .count = COUNTS[i], .fewest = UINT64_MAX};
-        snprintf(what[2 * i], sizeof what[0], "%u processes contend: time for a grant", COUNTS[i]);
-        snprintf(what[2 * i + 1], sizeof what[0], "%u processes contend: fewest grants of one", COUNTS[i]);
-        bench_compare(&(bench_line){.row = "contend",
-                                    .what = what[2 * i],
-                                    .against = "raw inotify waiters",
-                                    .unit = "ns",
-                                    .bar = 1 / 0.9,
-                                    .judged = COUNTS[i] == 100},
-                      crowd_ours, crowd_raw, &c);
-        bench_add(&(bench_line){.row = "contend", .what = what[2 * i + 1], .unit = "grants", .ours = (double)c.fewest});
+        confront(all, COUNTS[i], 1);
+        if (COUNTS[i] != 2 && COUNTS[i] != 10)
+            continue;
+        confront(all, COUNTS[i], 2);
+        if (python)
+            confront(all, COUNTS[i], 3);
     }
+    if (!python)
+        bench_skip("contend", "there is no python3-filelock");
     bench = usual;
     munmap(all, sizeof *all);
 }

@@ -102,23 +102,28 @@ static double try_slice(void *state)
 /* ---------------------------------------------------------------------------------------------------------- the rows
  */
 
-static void begin(cycle *c, aflock_io io, bool count_memory)
+static void begin_with(cycle *c, const aflock_options *options, bool count_memory)
 {
     aflock_epoll_options e;
     aflock_ctx_options o;
-    aflock_options l;
     aflock_epoll_options_init(&e);
     aflock_ctx_options_init(&o);
-    aflock_options_init(&l);
     if (count_memory)
         bench_hook_memory(&o);
     e.ctx = &o;
-    l.io = io;
     memset(c, 0, sizeof *c);
     snprintf(c->path, sizeof c->path, "%s", bench_file(0));
     bench_check(aflock_epoll_new(&c->ctx, &e), "aflock_epoll_new");
-    bench_check(aflock_open(&c->lock, c->ctx, c->path, &l), "aflock_open");
+    bench_check(aflock_open(&c->lock, c->ctx, c->path, options), "aflock_open");
     acquire_cycles(c, 100); /* the file is there, the path is resolved */
+}
+
+static void begin(cycle *c, aflock_io io, bool count_memory)
+{
+    aflock_options l;
+    aflock_options_init(&l);
+    l.io = io;
+    begin_with(c, &l, count_memory);
 }
 
 static void end(cycle *c)
@@ -244,3 +249,67 @@ void row_allocations(void)
                             .ours = (double)(after - before),
                             .judged = true});
 }
+
+/* ------------------------------------------------------------------------------------------ with the file kept open
+ */
+
+#ifndef BENCH_HAVE_KEEP_OPEN
+
+void row_kept(void)
+{
+    bench_skip("kept", "this version has no aflock_options.keep_open");
+}
+
+#else
+
+typedef struct kept {
+    cycle c;
+    int fd; /* of the raw calls */
+} kept;
+
+/* What a careful program does that keeps its file open: those who wait hear of the touch. */
+static double raw_kept_slice(void *state)
+{
+    const kept *k = state;
+    struct stat mine, there;
+    bench_check_errno(fstat(k->fd, &mine) == 0, "fstat");
+    uint64_t start = bench_cpu();
+    for (size_t i = 0; i < CYCLES; i++) {
+        bench_check_errno(flock(k->fd, LOCK_EX | LOCK_NB) == 0, "flock");
+        bench_check_errno(stat(k->c.path, &there) == 0, "stat");
+        bench_check_errno(mine.st_ino == there.st_ino && mine.st_dev == there.st_dev, "the same file");
+        bench_check_errno(flock(k->fd, LOCK_UN) == 0, "flock");
+        bench_check_errno(futimens(k->fd, NULL) == 0, "futimens");
+    }
+    return (double)(bench_cpu() - start) / CYCLES;
+}
+
+static double kept_slice(void *state)
+{
+    kept *k = state;
+    return acquire_slice(&k->c);
+}
+
+void row_kept(void)
+{
+    kept k;
+    aflock_options o;
+    aflock_options_init(&o);
+    o.keep_open = 1;
+    bench_pin();
+    begin_with(&k.c, &o, false);
+    k.fd = open(k.c.path, O_RDWR | O_CLOEXEC);
+    bench_check_errno(k.fd >= 0, "open");
+    bench_compare(&(bench_line){.row = "kept",
+                                .what = "acquire, callback, release, the file kept open",
+                                .against = "flock stat unlock futimens",
+                                .unit = "ns",
+                                .bar = 1.4,
+                                .judged = true},
+                  kept_slice, raw_kept_slice, &k);
+    close(k.fd);
+    end(&k.c);
+    bench_unpin();
+}
+
+#endif

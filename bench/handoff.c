@@ -131,7 +131,8 @@ typedef struct samples {
     size_t count;
 } samples;
 
-static samples ours_all, theirs_all;
+enum { OURS, BLOCKED, RAW, KEPT, PARKED, SETS };
+static samples sets[SETS];
 
 static void keep(samples *all, double value)
 {
@@ -144,6 +145,8 @@ typedef struct pair {
     pid_t holder;
     aflock_ctx *ctx;
     aflock *lock;
+    bench_raw raw;
+    samples *ours; /* where ours are kept */
     double latency;
     char path[256];
 } pair;
@@ -155,18 +158,28 @@ static void sleep_for(uint64_t ns)
 }
 
 /* Holds between 20 and 70 ms, so that the releases meet every phase of a poll of 50 ms. */
+static uint64_t length_of(unsigned round)
+{
+    return (20 + round * 17 % 50) * AFLOCK_MILLISECOND;
+}
+
+static void await_wish(exchange *x)
+{
+    while (!atomic_load(&x->wanted))
+        sleep_for(AFLOCK_MILLISECOND / 5);
+    atomic_store(&x->wanted, 0);
+}
+
 static void hold_on_demand(const pair *p)
 {
     exchange *x = p->shared;
     for (unsigned round = 0;; round++) {
-        while (!atomic_load(&x->wanted))
-            sleep_for(AFLOCK_MILLISECOND / 5);
-        atomic_store(&x->wanted, 0);
+        await_wish(x);
         int fd = open(p->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
         if (fd < 0 || flock(fd, LOCK_EX) != 0)
             _exit(1);
         atomic_store(&x->taken, 1);
-        sleep_for((20 + round * 17 % 50) * AFLOCK_MILLISECOND);
+        sleep_for(length_of(round));
         atomic_store(&x->released, bench_wall());
         flock(fd, LOCK_UN);
         close(fd);
@@ -203,7 +216,7 @@ static double waiting_slice(void *state)
         bench_check(aflock_acquire(p->lock, NULL, on_arrival, p, NULL), "aflock_acquire");
         bench_check(aflock_epoll_run(p->ctx), "aflock_epoll_run");
         latency[i] = p->latency;
-        keep(&ours_all, latency[i]);
+        keep(p->ours, latency[i]);
     }
     return bench_median(latency, HANDOFFS);
 }
@@ -217,39 +230,165 @@ static double blocked_slice(void *state)
         int fd = open(p->path, O_RDWR | O_CLOEXEC);
         bench_check_errno(fd >= 0 && flock(fd, LOCK_EX) == 0, "flock");
         latency[i] = since_release(p);
-        keep(&theirs_all, latency[i]);
+        keep(&sets[BLOCKED], latency[i]);
         close(fd);
     }
     return bench_median(latency, HANDOFFS);
 }
 
-void row_processes(void)
+static double listening_slice(void *state)
 {
-    pair p = {.holder = -1};
-    snprintf(p.path, sizeof p.path, "%s", bench_file(0));
-    p.shared = mmap(NULL, sizeof *p.shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    bench_check_errno(p.shared != MAP_FAILED, "mmap");
-    p.holder = fork();
-    bench_check_errno(p.holder >= 0, "fork");
-    if (p.holder == 0)
-        hold_on_demand(&p);
-    bench_check(aflock_epoll_new(&p.ctx, NULL), "aflock_epoll_new");
-    bench_check(aflock_open(&p.lock, p.ctx, p.path, NULL), "aflock_open");
+    pair *p = state;
+    double latency[HANDOFFS];
+    for (size_t i = 0; i < HANDOFFS; i++) {
+        let_it_be_taken(p);
+        int fd = bench_raw_lock(&p->raw, p->path);
+        latency[i] = since_release(p);
+        bench_raw_unlock(&p->raw, fd);
+        keep(&sets[RAW], latency[i]);
+    }
+    return bench_median(latency, HANDOFFS);
+}
+
+static void pair_begin(pair *p, void (*hold)(const pair *p), aflock_wait wait, samples *ours)
+{
+    aflock_options o;
+    *p = (pair){.holder = -1, .ours = ours};
+    snprintf(p->path, sizeof p->path, "%s", bench_file(0));
+    p->shared = mmap(NULL, sizeof *p->shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    bench_check_errno(p->shared != MAP_FAILED, "mmap");
+    p->holder = fork();
+    bench_check_errno(p->holder >= 0, "fork");
+    if (p->holder == 0)
+        hold(p);
+    aflock_options_init(&o);
+    o.wait = wait;
+    bench_check(aflock_epoll_new(&p->ctx, NULL), "aflock_epoll_new");
+    bench_check(aflock_open(&p->lock, p->ctx, p->path, &o), "aflock_open");
+    bench_raw_open(&p->raw);
+}
+
+static void pair_end(const pair *p)
+{
+    bench_raw_close(&p->raw);
+    bench_check(aflock_close(p->lock), "aflock_close");
+    bench_check(aflock_ctx_free(p->ctx, AFLOCK_SECOND), "aflock_ctx_free");
+    kill(p->holder, SIGKILL);
+    waitpid(p->holder, NULL, 0);
+    munmap(p->shared, sizeof *p->shared);
+}
+
+static void pair_compare(pair *p, const char *row, const char *what, double bar, bench_slice theirs)
+{
     bench_settings usual = bench;
     bench = (bench_settings){.blocks = bench.quick ? 2 : 5, .slices = 1, .quick = bench.quick};
-    bench_compare(&(bench_line){.row = "processes",
-                                .what = "hand-off between processes, p50",
-                                .against = "a process blocked in flock",
-                                .unit = "us",
-                                .bar = 1,
-                                .judged = true},
-                  waiting_slice, blocked_slice, &p);
-    bench_curve("processes", "aflock", "us", ours_all.value, ours_all.count);
-    bench_curve("processes", "blocked in flock", "us", theirs_all.value, theirs_all.count);
+    bench_compare(
+        &(bench_line){.row = row,
+                      .what = what,
+                      .against = theirs == blocked_slice ? "a process blocked in flock" : "a raw inotify waiter",
+                      .unit = "us",
+                      .bar = bar,
+                      .judged = bar > 0},
+        waiting_slice, theirs, p);
     bench = usual;
-    bench_check(aflock_close(p.lock), "aflock_close");
-    bench_check(aflock_ctx_free(p.ctx, AFLOCK_SECOND), "aflock_ctx_free");
-    kill(p.holder, SIGKILL);
-    waitpid(p.holder, NULL, 0);
-    munmap(p.shared, sizeof *p.shared);
 }
+
+static void draw(const char *row, size_t set, const char *what)
+{
+    bench_curve(row, what, "us", sets[set].value, sets[set].count);
+}
+
+void row_processes(void)
+{
+    static const char ROW[] = "processes", WHAT[] = "hand-off between processes, p50";
+    pair p;
+    pair_begin(&p, hold_on_demand, AFLOCK_WAIT_AUTO, &sets[OURS]);
+    pair_compare(&p, ROW, WHAT, 1, blocked_slice);
+    pair_compare(&p, ROW, WHAT, 0, listening_slice);
+    pair_end(&p);
+    draw(ROW, OURS, "aflock");
+    draw(ROW, BLOCKED, "blocked in flock");
+    draw(ROW, RAW, "raw inotify waiter");
+}
+
+/* -------------------------------------------------------------------------------------- a thread blocked in flock */
+
+#ifndef BENCH_HAVE_PARK
+
+void row_park(void)
+{
+    bench_skip("park", "this version has no AFLOCK_WAIT_PARK");
+}
+
+#else
+
+void row_park(void)
+{
+    pair p;
+    pair_begin(&p, hold_on_demand, AFLOCK_WAIT_PARK, &sets[PARKED]);
+    pair_compare(&p, "park", "hand-off between processes, parked, p50", 1, blocked_slice);
+    pair_end(&p);
+    draw("processes", PARKED, "aflock, parked");
+}
+
+#endif
+
+/* ------------------------------------------------------------------------------------- a holder that keeps it open */
+
+#ifndef BENCH_HAVE_KEEP_OPEN
+
+void row_kept_handoff(void)
+{
+    bench_skip("kept-handoff", "this version has no aflock_options.keep_open");
+}
+
+#else
+
+typedef struct keeper {
+    const pair *p;
+    aflock_ctx *ctx;
+    unsigned round;
+} keeper;
+
+static void on_kept(aflock *lock, const aflock_result *result, void *user)
+{
+    keeper *k = user;
+    if (result->status != 0)
+        _exit(1);
+    atomic_store(&k->p->shared->taken, 1);
+    sleep_for(length_of(k->round));
+    atomic_store(&k->p->shared->released, bench_wall());
+    if (aflock_release(lock, result->req, NULL, NULL) != 0)
+        _exit(1);
+}
+
+/* The same as hold_on_demand, with the library. */
+static void keep_open_on_demand(const pair *p)
+{
+    keeper k = {.p = p};
+    aflock *lock;
+    aflock_options o;
+    aflock_options_init(&o);
+    o.keep_open = 1;
+    if (aflock_epoll_new(&k.ctx, NULL) != 0 || aflock_open(&lock, k.ctx, p->path, &o) != 0)
+        _exit(1);
+    for (;; k.round++) {
+        await_wish(p->shared);
+        if (aflock_acquire(lock, NULL, on_kept, &k, NULL) != 0 || aflock_epoll_run(k.ctx) != 0)
+            _exit(1);
+    }
+}
+
+void row_kept_handoff(void)
+{
+    static const char ROW[] = "kept-handoff", WHAT[] = "hand-off behind a holder that keeps the file open, p50";
+    pair p;
+    sets[RAW].count = 0;
+    pair_begin(&p, keep_open_on_demand, AFLOCK_WAIT_AUTO, &sets[KEPT]);
+    pair_compare(&p, ROW, WHAT, 0, blocked_slice);
+    pair_compare(&p, ROW, WHAT, 0, listening_slice);
+    pair_end(&p);
+    draw("processes", KEPT, "aflock, behind a holder that keeps it open");
+}
+
+#endif

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LINES = 64, MAX_CURVES = 16, PERCENTILES = 101 };
+enum { MAX_LINES = 128, MAX_CURVES = 32, PERCENTILES = 101 };
 
 typedef struct skipped {
     const char *row;
@@ -29,8 +29,11 @@ static size_t line_count, skip_count;
 
 static const char *const VERDICTS[] = {[MET] = "met", [NOISE] = "noise", [MISSED] = "missed", [REPORTED] = "-"};
 
+/* Of the blocks, if there are any: some figures are of the whole run. */
 static double ratio_of(const bench_line *line)
 {
+    if (line->blocks == 0)
+        return line->difference ? line->ours - line->theirs : line->ours / line->theirs;
     double ratios[MAX_BLOCKS];
     memcpy(ratios, line->ratio, sizeof ratios);
     return bench_median(ratios, line->blocks);
@@ -40,16 +43,19 @@ bench_verdict bench_judge(const bench_line *line)
 {
     if (!line->judged)
         return REPORTED;
-    double value = line->against ? ratio_of(line) : line->ours;
+    if (line->at_least)
+        return line->ours >= line->bar ? MET : MISSED;
+    bool compared = line->against && !line->absolute;
+    double value = compared ? ratio_of(line) : line->ours;
+    double noise = line->absolute && !line->difference ? line->spread * line->theirs : line->spread;
     if (value <= line->bar)
         return MET;
-    return value <= line->bar + line->spread ? NOISE : MISSED;
+    return value <= line->bar + noise ? NOISE : MISSED;
 }
 
 void bench_add(const bench_line *line)
 {
-    if (line_count == MAX_LINES)
-        return;
+    bench_check(line_count < MAX_LINES ? 0 : AFLOCK_EINVAL, "too many lines");
     lines[line_count++] = *line;
     fprintf(stderr, "  %s: %s\n", line->row, line->what);
 }
@@ -90,7 +96,7 @@ static void print_number(double value, const char *unit)
 
 static void print_line(const bench_line *line)
 {
-    printf("%-50s", line->what);
+    printf("%-58s", line->what);
     print_number(line->ours, line->unit);
     if (line->against) {
         print_number(line->theirs, line->unit);
@@ -114,7 +120,7 @@ static void print_line(const bench_line *line)
 bool bench_print(void)
 {
     bool good = true;
-    printf("\n%-50s %13s %13s %7s %7s %7s  %s\n", "what", "ours", "theirs", "ratio", "bar", "A/A", "");
+    printf("\n%-58s %13s %13s %7s %7s %7s  %s\n", "what", "ours", "theirs", "ratio", "bar", "A/A", "");
     for (size_t i = 0; i < line_count; i++) {
         print_line(&lines[i]);
         good &= bench_judge(&lines[i]) != MISSED;
@@ -148,8 +154,13 @@ static void add_line(cJSON *rows, const bench_line *line)
     } else if (line->blocks) {
         add_numbers(row, "blocks", line->ratio, line->blocks);
     }
-    if (line->judged)
+    if (line->judged) {
         cJSON_AddNumberToObject(row, "bar", line->bar);
+        if (line->against && line->absolute)
+            cJSON_AddBoolToObject(row, "bar_of_ours", true);
+        if (line->at_least)
+            cJSON_AddBoolToObject(row, "bar_at_least", true);
+    }
     cJSON_AddStringToObject(row, "verdict", line->judged ? VERDICTS[bench_judge(line)] : "reported");
     cJSON_AddItemToArray(rows, row);
 }
