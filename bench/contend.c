@@ -322,7 +322,6 @@ static void confront(scores *all, unsigned count, size_t side)
                             .theirs = (double)c.fewest[side],
                             .bar = 1, /* nobody starves */
                             .judged = true,
-                            .difference = true,
                             .absolute = true,
                             .at_least = true});
     used += 2;

@@ -253,15 +253,6 @@ void row_allocations(void)
 /* ------------------------------------------------------------------------------------------ with the file kept open
  */
 
-#ifndef BENCH_HAVE_KEEP_OPEN
-
-void row_kept(void)
-{
-    bench_skip("kept", "this version has no aflock_options.keep_open");
-}
-
-#else
-
 typedef struct kept {
     cycle c;
     int fd; /* of the raw calls */
@@ -311,5 +302,3 @@ void row_kept(void)
     end(&k.c);
     bench_unpin();
 }
-
-#endif

@@ -313,15 +313,6 @@ void row_processes(void)
 
 /* -------------------------------------------------------------------------------------- a thread blocked in flock */
 
-#ifndef BENCH_HAVE_PARK
-
-void row_park(void)
-{
-    bench_skip("park", "this version has no AFLOCK_WAIT_PARK");
-}
-
-#else
-
 void row_park(void)
 {
     pair p;
@@ -331,18 +322,7 @@ void row_park(void)
     draw("processes", PARKED, "aflock, parked");
 }
 
-#endif
-
 /* ------------------------------------------------------------------------------------- a holder that keeps it open */
-
-#ifndef BENCH_HAVE_KEEP_OPEN
-
-void row_kept_handoff(void)
-{
-    bench_skip("kept-handoff", "this version has no aflock_options.keep_open");
-}
-
-#else
 
 typedef struct keeper {
     const pair *p;
@@ -390,5 +370,3 @@ void row_kept_handoff(void)
     pair_end(&p);
     draw("processes", KEPT, "aflock, behind a holder that keeps it open");
 }
-
-#endif

@@ -29,11 +29,8 @@ static size_t line_count, skip_count;
 
 static const char *const VERDICTS[] = {[MET] = "met", [NOISE] = "noise", [MISSED] = "missed", [REPORTED] = "-"};
 
-/* Of the blocks, if there are any: some figures are of the whole run. */
 static double ratio_of(const bench_line *line)
 {
-    if (line->blocks == 0)
-        return line->difference ? line->ours - line->theirs : line->ours / line->theirs;
     double ratios[MAX_BLOCKS];
     memcpy(ratios, line->ratio, sizeof ratios);
     return bench_median(ratios, line->blocks);
@@ -94,26 +91,34 @@ static void print_number(double value, const char *unit)
     printf(" %13s", text);
 }
 
+/* Figures of the whole run have no blocks that could be compared. */
+static bool is_compared(const bench_line *line)
+{
+    return line->against && line->blocks > 0;
+}
+
 static void print_line(const bench_line *line)
 {
     printf("%-58s", line->what);
     print_number(line->ours, line->unit);
-    if (line->against) {
+    if (line->against)
         print_number(line->theirs, line->unit);
+    else
+        printf(" %13s", "");
+    if (is_compared(line))
         printf(" %7.3f", ratio_of(line));
-    } else {
-        printf(" %13s %7s", "", "");
-    }
+    else
+        printf(" %7s", "");
     if (line->judged)
         printf(" %7.4g", line->bar);
     else
         printf(" %7s", "-");
-    if (line->against && line->difference)
-        printf(" %7.3f", line->spread);
-    else if (line->against)
-        printf(" %6.1f%%", line->spread * 100);
-    else
+    if (!is_compared(line))
         printf(" %7s", "");
+    else if (line->difference)
+        printf(" %7.3f", line->spread);
+    else
+        printf(" %6.1f%%", line->spread * 100);
     printf("  %s\n", VERDICTS[bench_judge(line)]);
 }
 
@@ -147,6 +152,8 @@ static void add_line(cJSON *rows, const bench_line *line)
     if (line->against) {
         cJSON_AddStringToObject(row, "against", line->against);
         cJSON_AddNumberToObject(row, "theirs", line->theirs);
+    }
+    if (is_compared(line)) {
         cJSON_AddNumberToObject(row, line->difference ? "difference" : "ratio", ratio_of(line));
         cJSON_AddNumberToObject(row, "control_spread", line->spread);
         add_numbers(row, line->difference ? "block_differences" : "block_ratios", line->ratio, line->blocks);
