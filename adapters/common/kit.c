@@ -1,9 +1,9 @@
 /* The kit: the library's timer, wake-up, watches and notifier behind one descriptor.
  *
  * The descriptor is an epoll instance with a timerfd, an eventfd, an inotify instance and what the library watches. It
- * never blocks, never calls back into the adapter except through the functions of its options, and runs the turn last,
- * when it has no more use for its own state. Closing it only closes descriptors and frees memory, which is why it is
- * the same in a child process: nothing that is shared with the parent changes.
+ * never blocks, never calls back into the adapter except through the functions of its options, and runs the turn last;
+ * only watches that nobody uses any more end after it. Closing it only closes descriptors and frees memory, which is
+ * why it is the same in a child process: nothing that is shared with the parent changes.
  */
 #include "listener.h"
 
