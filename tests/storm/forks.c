@@ -538,6 +538,9 @@ int main(int argc, char **argv)
     on_failure = give_up;
     int descriptors = open_descriptors();
     run();
+    uint64_t until = now_ns() + WATCHDOG * AFLOCK_SECOND;
+    while (open_descriptors() != descriptors && now_ns() < until)
+        sleep_ns(AFLOCK_MILLISECOND); /* a notifier is closed on a thread of its own */
     require(open_descriptors() == descriptors);
     for (unsigned i = 0; i < LOOPS; i++)
         require(i == QUIET || is_free(spoken, actors[i].file));
