@@ -292,7 +292,7 @@ static void behind_command(void)
 {
     static scene s;
     if (begin(&s, hold_until_the_end)) {
-        compare(&s, "behind flock(1): its end, when its parent hears of it, to ours, p50", 200, blocked_slice);
+        compare(&s, "behind flock(1): its end, as reaped, to ours, p50", 200, blocked_slice);
         s.told = true;
         s.all[0].count = s.all[2].count = 0;
         compare(&s, "behind flock(1): its command told to end, to ours, p50", 0, blocked_slice);
