@@ -38,6 +38,7 @@ typedef struct bench_line {
     bool difference;     /* ours - theirs is what is compared, not ours / theirs */
     bool absolute;       /* the bar is for ours alone; the other side only says how much of it nobody can avoid */
     bool at_least;       /* the bar is a lower one; there is no other side, or the bar is absolute */
+    const char *why;     /* what a profile or a trace has shown to be in the way of the bar; or NULL */
     double spread;       /* of the control: its largest distance from 1, or from 0 */
     size_t blocks;
     double ratio[MAX_BLOCKS]; /* or difference, of the blocks; of ours alone if there is no other side */

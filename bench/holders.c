@@ -253,7 +253,7 @@ static void end(scene *s)
 
 static const char *const BLOCKED = "a process blocked in flock", *const LISTENS = "a raw inotify waiter";
 
-static void compare(scene *s, const char *what, double bar, bench_slice theirs)
+static void compare(scene *s, const char *what, double bar, bench_slice theirs, const char *why)
 {
     bench_compare(&(bench_line){.row = ROW,
                                 .what = what,
@@ -262,7 +262,8 @@ static void compare(scene *s, const char *what, double bar, bench_slice theirs)
                                 .bar = bar,
                                 .judged = bar > 0,
                                 .difference = true,
-                                .absolute = true},
+                                .absolute = true,
+                                .why = why},
                   ours_slice, theirs, s);
 }
 
@@ -279,8 +280,11 @@ static void behind_killed(void)
     static scene s;
     if (begin(&s, hold_until_killed)) {
         s.told = true;
-        compare(&s, "behind a holder that is killed: kill -9 to ours, p50", 300, raw_slice);
-        compare(&s, "behind a holder that is killed: kill -9 to ours, p50", 0, blocked_slice);
+        compare(
+            &s, "behind a holder that is killed: kill -9 to ours, p50", 300, raw_slice,
+            "The kernel takes the holder's memory apart before it closes its files, and only then anybody can hear of "
+            "it: see what the raw waiter and a blocked process take.");
+        compare(&s, "behind a holder that is killed: kill -9 to ours, p50", 0, blocked_slice, NULL);
         draw(&s, "killed: aflock", "killed: raw inotify waiter", "killed: blocked in flock");
     } else {
         bench_skip(ROW, "there is no flock(1) (util-linux)");
@@ -292,10 +296,10 @@ static void behind_command(void)
 {
     static scene s;
     if (begin(&s, hold_until_the_end)) {
-        compare(&s, "behind flock(1): its end, as reaped, to ours, p50", 200, blocked_slice);
+        compare(&s, "behind flock(1): its end, as reaped, to ours, p50", 200, blocked_slice, NULL);
         s.told = true;
         s.all[0].count = s.all[2].count = 0;
-        compare(&s, "behind flock(1): its command told to end, to ours, p50", 0, blocked_slice);
+        compare(&s, "behind flock(1): its command told to end, to ours, p50", 0, blocked_slice, NULL);
         draw(&s, "flock(1) told to end: aflock", NULL, "flock(1) told to end: blocked in flock");
     }
     end(&s);
@@ -306,7 +310,7 @@ static void behind_python(void (*hold)(void), const char *name, double bar, char
     static scene s;
     if (begin(&s, hold)) {
         snprintf(what, size, "behind %s %s: its release to ours, p50", name, s.version);
-        compare(&s, what, bar, raw_slice);
+        compare(&s, what, bar, raw_slice, NULL);
     } else {
         bench_skip(ROW, "there is no python3-%s", strcmp(name, "py-filelock") == 0 ? "filelock" : name);
     }

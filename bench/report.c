@@ -168,6 +168,8 @@ static void add_line(cJSON *rows, const bench_line *line)
         if (line->at_least)
             cJSON_AddBoolToObject(row, "bar_at_least", true);
     }
+    if (line->why)
+        cJSON_AddStringToObject(row, "why", line->why);
     cJSON_AddStringToObject(row, "verdict", line->judged ? VERDICTS[bench_judge(line)] : "reported");
     cJSON_AddItemToArray(rows, row);
 }
