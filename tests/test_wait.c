@@ -824,6 +824,28 @@ START_TEST(by_an_unlock_that_nobody_can_listen_to)
 }
 END_TEST
 
+/* By an unlink, or by another file in its place (_i): the thread goes on to wait for the old one. */
+START_TEST(a_parked_wait_for_a_file_that_goes)
+{
+    answer a = {0};
+    party other = start(only_unlock);
+    aflock *lock = open_parking(scene, "lock", scene_io(_i));
+    park(lock, &a, AFLOCK_FOREVER);
+    if (_i == 0) {
+        ck_assert_int_eq(unlink("lock"), 0);
+    } else {
+        scene_write("new", "");
+        ck_assert_int_eq(rename("new", "lock"), 0);
+    }
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(a.result.status, 0);
+    ck_assert(!scene_is_free("lock", LOCK_EX));
+    tell(&other);
+    await(&other);
+    finish(&other);
+}
+END_TEST
+
 START_TEST(a_parked_wait_that_timed_out)
 {
     answer a = {0};
@@ -967,6 +989,7 @@ int main(void)
                                  a_child_goes,
                                  a_storm_of_changes,
                                  by_an_unlock_that_nobody_can_listen_to,
+                                 a_parked_wait_for_a_file_that_goes,
                                  a_parked_wait_that_timed_out,
                                  NULL};
     return scene_main("wait", once, each);

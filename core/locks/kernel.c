@@ -563,6 +563,8 @@ static bool waiter_line(char *text, void *user)
     snprintf(device, sizeof device, "%u:%u", major, minor);
     bool conflicts =
         strcmp(kind, search->kind) == 0 || (q->protocol == &afl_protocol_ofd && strcmp(kind, "POSIX") == 0);
+    if (q->but_ours && pid == q->sys->getpid())
+        return true;
     if (conflicts && ino == q->ino && strcmp(device, search->device) == 0)
         q->count++;
     return true;

@@ -91,7 +91,8 @@ struct afl_query {
     bool follow;
     int fd; /* verify: the held descriptor; inspect: a caller's descriptor, or -1 */
     uint64_t dev, ino;
-    afl_identity where; /* waiters: of the directory that the path leads to */
+    afl_identity where; /* waiters: of the directory that the path leads to, */
+    bool but_ours;      /* ... and not those of this process */
 
     int status, sys_errno;
     const char *step;

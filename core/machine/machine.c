@@ -457,7 +457,7 @@ static bool step_parked(afl_path *p, afl_action *a)
     afl_request *head = p->head;
     if (!p->parked || p->op_for || !head)
         return false;
-    bool fits = head->mode == p->tried_mode && !head->once;
+    bool fits = head->mode == p->tried_mode && !head->once && head->parks;
     *a = (afl_action){.op = fits ? AFL_OP_INHERIT : AFL_OP_DETACH, .path = p, .request = fits ? head : NULL};
     if (fits) {
         p->op_for = head;

@@ -100,6 +100,7 @@ struct afl_request {
     uint8_t mode;         /* aflock_mode */
     bool once;            /* exactly one attempt; `timeout` then only bounds it */
     bool adopt;           /* needs ADOPT before it is granted */
+    bool parks;           /* may take over a parked TRY */
 
     /* to be read */
     uint8_t state; /* afl_state */

@@ -137,12 +137,17 @@ static void orphan_job(aflock_job *job)
     afl_attempt_free(t);
 }
 
-/* It has given back what it got; one that was dropped has an open file. */
-static void end_detached(aflock_ctx *ctx, afl_attempt *t)
+static void unlink_detached(aflock_ctx *ctx, const afl_attempt *t)
 {
     *(t->prev ? &t->prev->next : &ctx->detached) = t->next;
     if (t->next)
         t->next->prev = t->prev;
+}
+
+/* It has given back what it got; one that was dropped has an open file. */
+static void end_detached(aflock_ctx *ctx, afl_attempt *t)
+{
+    unlink_detached(ctx, t);
     t->work.protocol->reconcile(&t->work);
     afl_attempt_free(t);
 }
@@ -152,6 +157,7 @@ static void finish_job(aflock_ctx *ctx, aflock_job *job)
     afl_attempt *t = AFL_CONTAINER(afl_attempt, job, job);
     afl_place *p = t->place;
     afl_admission_returned(ctx, job);
+    afl_attempt_unlisten(t, ctx);
     afl_spelling_unref(t->spelling);
     if (!p) {
         end_detached(ctx, t);
@@ -192,6 +198,156 @@ bool afl_attempt_is_parked(const afl_attempt *t)
     return t->work.park;
 }
 
+/* Does the path still name the file for which an attempt is parked? Asked where attempts run. */
+struct afl_glance {
+    aflock_job job;
+    afl_query query;
+    afl_place *place; /* NULL: it has gone */
+    afl_spelling *spelling;
+};
+
+static void free_glance(afl_glance *g)
+{
+    afl_spelling_unref(g->spelling);
+    free(g);
+}
+
+static void run_glance(aflock_job *job)
+{
+    afl_query *q = &AFL_CONTAINER(afl_glance, job, job)->query;
+    q->protocol->verify(q);
+}
+
+static void detach(afl_place *p);
+
+static void leave_astray(afl_place *p)
+{
+    p->attempt->astray = true;
+    afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_AGAIN, p->ctx->now); /* it is tried again at once */
+    detach(p);
+}
+
+static bool is_parked_for(const afl_place *p, const afl_query *q)
+{
+    return p->path.parked && p->attempt->dev == q->dev && p->attempt->ino == q->ino;
+}
+
+static void finish_glance(aflock_ctx *ctx, aflock_job *job)
+{
+    afl_glance *g = AFL_CONTAINER(afl_glance, job, job);
+    afl_place *p = g->place;
+    bool replaced = !job->dropped && g->query.status == AFLOCK_EREPLACED;
+    afl_admission_returned(ctx, job);
+    if (p)
+        p->glance = NULL;
+    if (p && replaced && is_parked_for(p, &g->query))
+        leave_astray(p);
+    free_glance(g);
+}
+
+static void orphan_glance(aflock_job *job)
+{
+    free_glance(AFL_CONTAINER(afl_glance, job, job));
+}
+
+static void glance(afl_place *p)
+{
+    const afl_attempt *t = p->attempt;
+    aflock_ctx *ctx = p->ctx;
+    bool follow = (t->work.flags & AFLOCK_FOLLOW) != 0;
+    afl_query query = {.protocol = p->protocol, .sys = ctx->sys, .path = t->spelling->text, .follow = follow, .fd = -1};
+    query.dev = t->dev;
+    query.ino = t->ino;
+    if (p->io != AFLOCK_IO_POOL && p->kind == AFL_CLASS_LOCAL) {
+        p->protocol->verify(&query);
+        if (query.status == AFLOCK_EREPLACED)
+            leave_astray(p);
+        return;
+    }
+    afl_glance *g = calloc(1, sizeof *g); /* a worker may be the last to use it */
+    if (!g)
+        return;
+    g->job.run = run_glance;
+    g->job.finish = finish_glance;
+    g->job.orphan = orphan_glance;
+    g->query = query;
+    g->place = p;
+    g->spelling = t->spelling;
+    atomic_fetch_add(&g->spelling->refs, 1);
+    p->glance = g;
+    afl_admission_submit(ctx, &g->job, p->device, query.path, AFLOCK_LANE_TRY);
+}
+
+/* It may wait for a file that is not the path's any more. */
+static void look_after(afl_place *p)
+{
+    if (p->path.parked && p->path.head && !p->glance)
+        glance(p);
+}
+
+static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what)
+{
+    afl_attempt *t = AFL_CONTAINER(afl_attempt, ear, ear);
+    (void)ctx, (void)what;
+    if (t->place)
+        look_after(t->place);
+}
+
+/* Not for its close: the kernel tells of that. */
+static void listen_parked(afl_attempt *t, aflock_ctx *ctx)
+{
+    t->ear = (afl_ear){.notify = {.fd = t->work.fd, .what = AFLOCK_ON_MARKER}, .heard = heard};
+    t->listening = ctx->notifier && ctx->notifier->add(ctx->notifier->self, &t->ear.notify) == 0;
+}
+
+void afl_attempt_unlisten(afl_attempt *t, aflock_ctx *ctx)
+{
+    if (t->listening)
+        ctx->notifier->del(ctx->notifier->self, &t->ear.notify);
+    t->listening = false;
+}
+
+void afl_glance_forget(afl_place *p, bool forked)
+{
+    afl_glance *g = p->glance;
+    p->glance = NULL;
+    if (!g)
+        return;
+    g->place = NULL;
+    if (forked)
+        free(g);
+    else if (afl_admission_unqueue(p->ctx, &g->job))
+        free_glance(g);
+}
+
+/* One that was parked for the place, in the head's mode, and was left behind by a head in another one. */
+static afl_attempt *left_behind(const afl_place *p)
+{
+    afl_attempt *t = p->ctx->detached;
+    while (t && (t->astray || t->spelling != p->attempt->spelling || t->work.mode != p->attempt->work.mode))
+        t = t->next;
+    return t;
+}
+
+/* A head that would park takes over what was left behind, with its place in the kernel's queue, instead of trying. */
+static bool reattach(afl_place *p)
+{
+    afl_attempt *fresh = p->attempt, *t = left_behind(p);
+    const afl_request *r = p->path.op_for; /* NULL: it has left while the path was looked for */
+    int left = AFL_PARKED_LEFT;
+    if (fresh->work.op != AFL_OP_TRY || fresh->work.fd >= 0 || !r || !r->parks || r->once || !t ||
+        !atomic_compare_exchange_strong(&t->work.parked, &left, AFL_PARKED_WANTED))
+        return false;
+    unlink_detached(p->ctx, t);
+    t->place = p;
+    p->attempt = t;
+    afl_attempt_free(fresh);
+    atomic_store_explicit(&t->work.left, false, memory_order_relaxed);
+    p->path.parked = true;
+    look_after(p); /* it may have been replaced since */
+    return true;
+}
+
 /* The file is held, and the head would rather wait in the kernel than listen. */
 static void park(afl_place *p)
 {
@@ -200,12 +356,17 @@ static void park(afl_place *p)
     t->work.inline_only = false;
     atomic_store(&t->work.parked, AFL_PARKED_WANTED);
     atomic_fetch_add(&t->spelling->refs, 1);
+    t->dev = t->work.dev; /* the thread's from now on */
+    t->ino = t->work.ino;
+    t->astray = false;
+    listen_parked(t, ctx);
     if (afl_admission_park(ctx, &t->job, p->device)) {
         p->path.parked = true;
         afl_trace(ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 2);
         return;
     }
     afl_spelling_unref(t->spelling);
+    afl_attempt_unlisten(t, ctx);
     t->work.park = false;
     afl_place_unparked(p);
     afl_work_contended(&t->work, AFL_GRIP_KEPT); /* as the last attempt found it */
@@ -217,6 +378,7 @@ static void take_over(afl_place *p)
     int left = AFL_PARKED_LEFT;
     atomic_compare_exchange_strong(&p->attempt->work.parked, &left, AFL_PARKED_WANTED);
     atomic_store_explicit(&p->attempt->work.left, false, memory_order_relaxed);
+    look_after(p); /* it may have been replaced since */
 }
 
 /* The parked attempt goes on without the place, which gets a new one. */
@@ -335,6 +497,8 @@ static void dispatch(afl_place *p)
         p->protocol->start(&p->attempt->work);
         return;
     }
+    if (reattach(p))
+        return;
     if (p->attempt->work.park) {
         park(p);
         return;

@@ -440,8 +440,12 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
         return AFLOCK_EFORKED; /* a callback returned twice: the child must not give up what the parent holds */
     afl_admission_flush_releases(ctx);
     aflock_job *left = NULL;
+    for (afl_attempt *t = ctx->detached; t; t = t->next)
+        afl_attempt_unlisten(t, ctx);
     for (afl_place *p = ctx->places; p; p = p->all_next) {
         afl_place_unlisten(p);
+        afl_attempt_unlisten(p->attempt, ctx);
+        afl_glance_forget(p, false);
         part_with_attempt(ctx, p, &left);
     }
     afl_gate_close(ctx->gate);
@@ -467,7 +471,8 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
     afl_gate_forget_jobs(ctx->gate);
     forget_fired_tokens(ctx->gate);
     for (afl_place *p = ctx->places; p; p = p->all_next) {
-        p->notifying = false; /* the parent's */
+        p->notifying = p->attempt->listening = false; /* the parent's */
+        afl_glance_forget(p, true);
         p->protocol->abandon(&p->attempt->work);
         for (afl_spelling *s = p->spellings; s; s = s->place_next)
             atomic_store(&s->refs, 1); /* the workers that held the others are not in this process */

@@ -354,6 +354,7 @@ static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflo
     r->spelling = lock->spelling->id;
     r->mode = (uint8_t)o->mode;
     r->once = once;
+    r->parks = lock->wait == AFLOCK_WAIT_PARK;
     r->adopt = wants_adopt(o);
     int status = AFLOCK_ENOMEM;
     if (take_extras(ctx, e, o))

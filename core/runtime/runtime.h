@@ -29,6 +29,7 @@ typedef struct afl_extras afl_extras;
 typedef struct afl_spelling afl_spelling;
 typedef struct afl_errand afl_errand;
 typedef struct afl_run afl_run;
+typedef struct afl_glance afl_glance;
 typedef struct afl_look afl_look;
 
 #define AFL_CONTAINER(type, member, pointer) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
@@ -186,6 +187,12 @@ struct afl_spelling {
     char text[];
 };
 
+/* Something that is listened to. */
+typedef struct afl_ear {
+    aflock_notify notify; /* first: an ear is found from it */
+    void (*heard)(aflock_ctx *ctx, struct afl_ear *ear, unsigned what);
+} afl_ear;
+
 /* One operation with the memory that it needs on a worker; belongs to the place until the context is freed under it. */
 typedef struct afl_attempt {
     aflock_job job;
@@ -194,6 +201,10 @@ typedef struct afl_attempt {
     afl_spelling *spelling;          /* of the request it is made for; the job has a reference of its own */
     bool resolve;                    /* find out where the path leads, and nothing else */
     struct afl_attempt *next, *prev; /* of the context's detached ones: `place` is NULL */
+    uint64_t dev, ino;               /* of the file for which it is parked, */
+    afl_ear ear;                     /* ... and what happens to it */
+    bool listening;
+    bool astray; /* its path names another file by now */
     afl_class kind;
     afl_identity where;
     afl_fault fault;
@@ -218,13 +229,14 @@ struct afl_place {
     afl_place *all_next, *all_prev;
     afl_device *device;
     afl_attempt *attempt;
-    aflock_notify notify;
+    afl_ear ear;
     bool notifying;
     bool muffled;            /* changes were not followed up: they are later */
     uint32_t hints;          /* changes that may be followed up at once */
     uint64_t hints_at;       /* when that was so */
     uint64_t deaf_until;     /* no watch was to be had */
     uint64_t unparked_until; /* no thread was to be had */
+    afl_glance *glance;      /* whether the path still names the file for which it is parked; under way, or NULL */
     afl_place *muffled_next;
     afl_extras *askers; /* of holds that want to know of waiters of this context, and were not told */
     bool crowded;       /* there were some: in the context's list */
@@ -258,7 +270,7 @@ typedef struct afl_wanted {
     bool heard;                          /* is in the context's list */
     afl_extras *next, *prev;             /* of the place's askers */
     afl_extras *heard_next, *heard_prev; /* of the context's list: to be told of somebody elsewhere */
-    aflock_notify notify;
+    afl_ear ear;
     bool listening;
     afl_look *look; /* under way */
 } afl_wanted;
@@ -311,6 +323,8 @@ afl_attempt *afl_attempt_new(afl_place *place);
 void afl_attempt_free(afl_attempt *attempt);
 void afl_attempts_pump(aflock_ctx *ctx); /* carries out all that the machine asks for */
 void afl_attempt_note_left(afl_place *place);
+void afl_attempt_unlisten(afl_attempt *attempt, aflock_ctx *ctx);
+void afl_glance_forget(afl_place *place, bool forked);
 bool afl_attempt_is_parked(const afl_attempt *attempt); /* it returns when somebody else releases the file */
 void afl_attempts_abandon(aflock_ctx *ctx);             /* those that are detached, in a forked child */
 
@@ -325,8 +339,6 @@ typedef struct afl_wait_choice {
 afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock);
 void afl_place_listen(afl_place *p);
 void afl_place_unlisten(afl_place *p);
-void afl_place_changed(afl_place *p, uint64_t now); /* the notifier says so */
-void afl_place_lost(afl_place *p);
 void afl_place_tried(afl_place *p, const afl_outcome *o); /* before the machine hears of it */
 bool afl_place_parks(const afl_place *p);                 /* its next attempt waits in the kernel */
 void afl_place_unparked(afl_place *p);                    /* no thread was to be had */
@@ -341,7 +353,6 @@ void afl_wanted_begin(aflock_ctx *ctx, afl_entry *e); /* its grant is being deli
 void afl_wanted_stop(aflock_ctx *ctx, afl_entry *e);  /* its release was asked for */
 void afl_wanted_crowd(afl_place *p);                  /* somebody may wait there who did not before */
 void afl_wanted_forget(afl_place *p);
-void afl_wanted_heard(aflock_ctx *ctx, aflock_notify *n); /* the notifier says so */
 bool afl_wanted_due(aflock_ctx *ctx);
 bool afl_wanted_deliver(aflock_ctx *ctx); /* one callback; false: none is due */
 void afl_wanted_end(aflock_ctx *ctx);     /* what is not at a worker */

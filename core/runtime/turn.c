@@ -212,15 +212,7 @@ void aflock_host_changed(aflock_ctx *ctx, aflock_notify *n, unsigned what, const
     (void)name;
     if (afl_enter(ctx) != 0 || !n)
         return;
-    if (n->what == AFLOCK_ON_OPEN) {
-        afl_wanted_heard(ctx, n);
-        afl_settle(ctx);
-        return;
-    }
-    afl_place *p = AFL_CONTAINER(afl_place, notify, n);
-    if (what == AFLOCK_ON_LOST)
-        afl_place_lost(p);
-    else
-        afl_place_changed(p, ctx->now);
+    afl_ear *ear = AFL_CONTAINER(afl_ear, notify, n);
+    ear->heard(ctx, ear, what);
     afl_settle(ctx);
 }

@@ -118,45 +118,6 @@ void afl_place_tried(afl_place *p, const afl_outcome *o)
     p->hints_at = p->ctx->now;
 }
 
-/* ------------------------------------------------------------------------------------------------------- listening */
-
-static void go_deaf(afl_place *p, const char *why)
-{
-    aflock_ctx *ctx = p->ctx;
-    p->deaf_until = ctx->now + DEAF_FOR;
-    if (ctx->told_deaf)
-        return;
-    ctx->told_deaf = true;
-    afl_log(ctx, AFLOCK_LOG_WARN, "%s: %s; polling for a while (this is said once)", p->attempt->spelling->text, why);
-}
-
-void afl_place_listen(afl_place *p)
-{
-    aflock_ctx *ctx = p->ctx;
-    p->notify.fd = p->attempt->work.fd;
-    p->notify.what = p->protocol->notify;
-    p->notifying = ctx->notifier->add(ctx->notifier->self, &p->notify) == 0;
-    if (!p->notifying)
-        go_deaf(p, "changes of the file cannot be listened for");
-    afl_machine_watched(&ctx->machine, &p->path, p->notifying, ctx->now);
-}
-
-void afl_place_unlisten(afl_place *p)
-{
-    if (p->notifying)
-        p->ctx->notifier->del(p->ctx->notifier->self, &p->notify);
-    p->notifying = false;
-}
-
-/* An attempt that is under way may just have let go of a file that was replaced, which ends its watch. It looks at the
- * new one anyway, and listens to that. */
-void afl_place_lost(afl_place *p)
-{
-    if (!p->path.op)
-        go_deaf(p, "changes of the file were lost");
-    afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_LOST, p->ctx->now);
-}
-
 /* ----------------------------------------------------------------------------------------------- following changes up
  */
 
@@ -179,7 +140,7 @@ static void follow_up(afl_place *p, uint64_t now)
     afl_machine_hint(&p->ctx->machine, &p->path, p->hints < FEW_HINTS ? AFL_HINT_AGAIN : AFL_HINT_CHANGED, now);
 }
 
-void afl_place_changed(afl_place *p, uint64_t now)
+static void change(afl_place *p, uint64_t now)
 {
     aflock_ctx *ctx = p->ctx;
     if (p->muffled || !p->path.notify) /* or the head, unlike an earlier one, only polls */
@@ -227,4 +188,51 @@ void afl_waits_expire(aflock_ctx *ctx, uint64_t now)
 uint64_t afl_waits_deadline(const aflock_ctx *ctx)
 {
     return ctx->muffled ? due(ctx->muffled) : AFLOCK_FOREVER;
+}
+
+/* ------------------------------------------------------------------------------------------------------- listening */
+
+static void go_deaf(afl_place *p, const char *why)
+{
+    aflock_ctx *ctx = p->ctx;
+    p->deaf_until = ctx->now + DEAF_FOR;
+    if (ctx->told_deaf)
+        return;
+    ctx->told_deaf = true;
+    afl_log(ctx, AFLOCK_LOG_WARN, "%s: %s; polling for a while (this is said once)", p->attempt->spelling->text, why);
+}
+
+/* An attempt that is under way may just have let go of a file that was replaced, which ends its watch. It looks at the
+ * new one anyway, and listens to that. */
+static void lose(afl_place *p)
+{
+    if (!p->path.op)
+        go_deaf(p, "changes of the file were lost");
+    afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_LOST, p->ctx->now);
+}
+
+static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what)
+{
+    afl_place *p = AFL_CONTAINER(afl_place, ear, ear);
+    if (what == AFLOCK_ON_LOST)
+        lose(p);
+    else
+        change(p, ctx->now);
+}
+
+void afl_place_listen(afl_place *p)
+{
+    aflock_ctx *ctx = p->ctx;
+    p->ear = (afl_ear){.notify = {.fd = p->attempt->work.fd, .what = p->protocol->notify}, .heard = heard};
+    p->notifying = ctx->notifier->add(ctx->notifier->self, &p->ear.notify) == 0;
+    if (!p->notifying)
+        go_deaf(p, "changes of the file cannot be listened for");
+    afl_machine_watched(&ctx->machine, &p->path, p->notifying, ctx->now);
+}
+
+void afl_place_unlisten(afl_place *p)
+{
+    if (p->notifying)
+        p->ctx->notifier->del(p->ctx->notifier->self, &p->ear.notify);
+    p->notifying = false;
 }

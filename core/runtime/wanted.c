@@ -88,7 +88,7 @@ static afl_extras *wanted_here(aflock_ctx *ctx)
 static void stop_listening(aflock_ctx *ctx, afl_wanted *w)
 {
     if (w->listening)
-        ctx->notifier->del(ctx->notifier->self, &w->notify);
+        ctx->notifier->del(ctx->notifier->self, &w->ear.notify);
     w->listening = false;
 }
 
@@ -121,17 +121,18 @@ static void hear(aflock_ctx *ctx, afl_extras *x)
 }
 
 /* A file that is open does not go away under its watch: what was lost is reports, perhaps of somebody who opened it. */
-void afl_wanted_heard(aflock_ctx *ctx, aflock_notify *n)
+static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what)
 {
-    hear(ctx, AFL_CONTAINER(afl_extras, wanted.notify, n));
+    (void)what;
+    hear(ctx, AFL_CONTAINER(afl_extras, wanted.ear, ear));
 }
 
 static void listen(aflock_ctx *ctx, const afl_place *p, afl_wanted *w)
 {
     if (!ctx->notifier)
         return;
-    w->notify = (aflock_notify){.fd = p->attempt->work.fd, .what = AFLOCK_ON_OPEN};
-    w->listening = ctx->notifier->add(ctx->notifier->self, &w->notify) == 0;
+    w->ear = (afl_ear){.notify = {.fd = p->attempt->work.fd, .what = AFLOCK_ON_OPEN}, .heard = heard};
+    w->listening = ctx->notifier->add(ctx->notifier->self, &w->ear.notify) == 0;
     if (w->listening || ctx->told_mute)
         return;
     ctx->told_mute = true;
@@ -206,6 +207,7 @@ static void look_around(aflock_ctx *ctx, const afl_entry *e)
     const afl_work *w = &p->attempt->work;
     afl_query query = {.protocol = p->protocol, .sys = ctx->sys, .dev = w->dev, .ino = w->ino};
     query.where = p->attempt->where;
+    query.but_ours = p->path.parked || ctx->detached;
     if (lock->io == AFLOCK_IO_INLINE && !p->io_locks[AFLOCK_IO_POOL]) {
         p->protocol->waiters(&query);
         if (query.count > 0)

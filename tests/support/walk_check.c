@@ -445,8 +445,8 @@ void walk_judge_action(const afl_action *a)
     bool inherits = a->op == AFL_OP_INHERIT, detaches = a->op == AFL_OP_DETACH;
     must(!(inherits || detaches) || (a->path->op == AFL_OP_TRY && a->path->head));
     must(!inherits || (a->path->op_for == a->request && a->path->head == a->request && !a->request->once &&
-                       a->request->mode == a->path->tried_mode));
-    must(!detaches || a->path->head->once || a->path->head->mode != a->path->tried_mode);
+                       a->request->parks && a->request->mode == a->path->tried_mode));
+    must(!detaches || a->path->head->once || !a->path->head->parks || a->path->head->mode != a->path->tried_mode);
 }
 
 /* A wake-up makes the head try, at once or after the attempt that runs, unless somebody has or gets the file, or it is

@@ -53,6 +53,7 @@ void walk_begin(const walk_world *w)
             .spelling = a->spelling,
             .once = a->once,
             .adopt = a->adopt,
+            .parks = may(w, WALK_PARK) && !a->adopt,
         };
     }
 }

@@ -137,7 +137,8 @@ typedef enum aflock_io {
 enum {
     AFLOCK_CREATE = 1 << 0,       /* create a missing file (default) */
     AFLOCK_MAKE_PARENTS = 1 << 1, /* create missing parent directories (default); they stay */
-    AFLOCK_READ_ONLY = 1 << 2,    /* open for reading only; without: for reading and writing */
+    AFLOCK_READ_ONLY = 1 << 2,    /* reading is enough; without: open for reading and writing. A file that this context
+                                     has open for both is used as it is */
     AFLOCK_FOLLOW = 1 << 3,       /* follow a symbolic link at the path; without: AFLOCK_ELOOP */
     AFLOCK_DIRECTORY = 1 << 4,    /* accept a directory at the path, opened read-only; without: AFLOCK_EISDIR */
     AFLOCK_INHERIT = 1 << 5,      /* without O_CLOEXEC: programs that the caller executes inherit the lock */
@@ -223,9 +224,10 @@ AFLOCK_API void aflock_ctx_options_init(aflock_ctx_options *options);
 
 /* Ends a context: needs no turn of the loop. Answers what is pending with AFLOCK_ECLOSED (each once, inside this
  * call), releases every hold (a caller's own descriptor is not unlocked), waits at most `grace` ns for what runs on
- * the executor, closes all locks and frees everything but what a hung system call still uses; the worker frees that
- * when the call returns, and gives back what it won. Returns the number of locked files that could not be given up in
- * time (0: all were); AFLOCK_EBUSY inside a callback, AFLOCK_ETHREAD, AFLOCK_EFORKED. NULL: returns 0. [loop's thread]
+ * the executor (but not for threads that wait in the kernel), closes all locks and frees everything but what a hung
+ * system call still uses; the worker frees that when the call returns, and gives back what it won. Returns the number
+ * of locked files that could not be given up in time (0: all were); AFLOCK_EBUSY inside a callback, AFLOCK_ETHREAD,
+ * AFLOCK_EFORKED. NULL: returns 0. [loop's thread]
  */
 AFLOCK_API int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace);
 
@@ -266,16 +268,18 @@ typedef enum aflock_wait {
     AFLOCK_WAIT_AUTO,   /* NOTIFY on local file systems, POLL on network, FUSE and unknown ones */
     AFLOCK_WAIT_NOTIFY, /* hears when the file is closed, touched, moved or unlinked, and tries at once; tries each
                            poll_interval besides, for holders that unlock it and keep it open. At most 64 changes at
-                           once, then one each millisecond, are followed up: a file that others keep opening and closing
-                           costs no more. Where no watch is to be had, and for a descriptor of the caller's: POLL */
+                           once, then one each millisecond, are followed up, with up to six attempts each: a file that
+                           others keep opening and closing costs no more than that. Where no watch is to be had, and for
+                           a descriptor of the caller's: POLL */
     AFLOCK_WAIT_POLL, /* tries each poll_interval; on other than local file systems that is made 25 % longer or shorter
                          at random, twice as long after 2 s of waiting, and four times as long after 10 s */
     AFLOCK_WAIT_PARK  /* waits in the kernel, on a thread that does nothing else: in the order in which the processes
-                         have asked, woken by the unlock itself. A thread cannot be
-                         called back: after a cancel or a time-out it stays there until it gets the lock, which the next
-                         request in the same mode takes over, or which is given back at once. Threads are bounded
-                         (aflock_pool_options.max_parked); beyond that, on an executor that has none for this, and for a
-                         caller's descriptor: AUTO */
+                         have asked, woken by the unlock itself. A thread cannot be called back: after a cancel or a
+                         time-out it stays there until it gets the lock, which the next such request in the same mode
+                         takes over, or which is given back at once. That its file was replaced or unlinked it hears as
+                         NOTIFY does; where nothing can be heard, only when the holder of the old file is through.
+                         Threads are bounded for each context (aflock_pool_options.max_parked); beyond that, on an
+                         executor that has none for this, and for a caller's descriptor: AUTO */
 } aflock_wait;
 
 typedef struct aflock_options {
@@ -295,7 +299,8 @@ typedef struct aflock_options {
                       noticed by the next attempt and left. A hold with AFLOCK_INHERIT is closed all the same. Until it
                       is closed the file keeps its file system mounted, and a child that is forked meanwhile shares it,
                       later holds included, until the child ends, executes a program or abandons the context. No effect
-                      on a caller's descriptor. Default 0 */
+                      on a caller's descriptor. The file's offset and status flags are as the last holder left them.
+                      Default 0 */
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
@@ -328,7 +333,8 @@ AFLOCK_API aflock_ctx *aflock_context(const aflock *lock);
 AFLOCK_API int aflock_set_poll_interval(aflock *lock, uint64_t interval);
 
 /* How requests of this lock wait: AFLOCK_WAIT_NOTIFY, _POLL or _PARK; AFLOCK_WAIT_AUTO: that is not known before the
- * first attempt. `reason`, if not NULL, is set to a text that says why; it is constant. [loop's thread] */
+ * first attempt. What was asked for is believed until a wait finds that it is not to be had. `reason`, if not NULL, is
+ * set to a text that says why; it is constant. [loop's thread] */
 AFLOCK_API int aflock_wait_mode(const aflock *lock, const char **reason);
 
 /* -------------------------------------------------------------------------------------------- acquire and release */
@@ -394,18 +400,22 @@ AFLOCK_API void aflock_acquire_options_init(aflock_acquire_options *options);
 /* Asks for the lock. Returns 0 and, if `req` is not NULL, stores the request there: `callback` will run exactly once,
  * with status 0 when the lock is held. Otherwise an error, and the callback never runs: AFLOCK_EINVAL,
  * AFLOCK_EWOULDBLOCK (timeout 0 behind a queue or a holder of this context), AFLOCK_EDEADLK (the same owner holds or
- * waits in the other mode, or waiting would close a cycle of owners), AFLOCK_EFULL, AFLOCK_ENOMEM, AFLOCK_ECLOSED,
- * AFLOCK_ECANCELED (the token was fired before), AFLOCK_ETHREAD, AFLOCK_EFORKED.
- * The callback's status: AFLOCK_ETIMEDOUT, AFLOCK_EWOULDBLOCK (timeout 0), AFLOCK_ECANCELED, AFLOCK_EDEADLK,
- * AFLOCK_EMISMATCH, AFLOCK_ECLOSED, or what the attempt met. A deadline is never answered early.
- * Waiting: first come, first served per path. `options` NULL: defaults. A time-out limits everything, the first attempt
+ * waits in the other mode, or with flags that need another descriptor, or waiting would close a cycle of owners),
+ * AFLOCK_EFULL, AFLOCK_ENOMEM, AFLOCK_ECLOSED, AFLOCK_ECANCELED (the token was fired before), AFLOCK_ETHREAD,
+ * AFLOCK_EFORKED. The callback's status: AFLOCK_ETIMEDOUT, AFLOCK_EWOULDBLOCK (timeout 0), AFLOCK_ECANCELED,
+ * AFLOCK_EDEADLK, AFLOCK_EMISMATCH, AFLOCK_ECLOSED, or what the attempt met. A deadline is never answered early.
+ * Waiting: first come, first served per path. Shared requests hold together if one descriptor serves them all; one that
+ * needs another kind (AFLOCK_INHERIT or not; writing beside AFLOCK_READ_ONLY) waits for the others. Where no thread can
+ * be started and none is alive, what has to go to the pool is answered AFLOCK_ESYS, EAGAIN, step "executor", after
+ * stall_after. `options` NULL: defaults. A time-out limits everything, the first attempt
  * included: one that is shorter than a trip to the executor can pass although the lock is free; to try at least once,
  * use timeout 0 first. [loop's thread] */
 AFLOCK_API int aflock_acquire(aflock *lock, const aflock_acquire_options *options, aflock_callback callback, void *user,
                               aflock_req *req);
 
 /* One attempt, answered at once, without a callback: 0 and the lock is held, `*req` names the hold (release it with
- * aflock_release). AFLOCK_EWOULDBLOCK: somebody holds it or waits for it. AFLOCK_ENOTINLINE: the attempt would have to
+ * aflock_release). AFLOCK_EWOULDBLOCK: somebody holds it or waits for it, or this
+ * context has just given it up for others and pauses. AFLOCK_ENOTINLINE: the attempt would have to
  * leave this thread (file missing or not in the kernel's cache, path not resolved yet, network file system,
  * AFLOCK_IO_POOL; on_acquired, file_mode or AFLOCK_TRUNCATE without AFLOCK_IO_INLINE; by chance, while somebody mounts
  * a file system): use aflock_acquire with timeout 0. `result` may be NULL, else it is always filled in; its strings
