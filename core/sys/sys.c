@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -112,6 +113,16 @@ static int sys_descriptor_flags(int fd)
     return fcntl(fd, F_GETFD);
 }
 
+static int sys_probe(pid_t pid)
+{
+    return kill(pid, 0);
+}
+
+static int sys_pidfd_open(pid_t pid)
+{
+    return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
 static uint32_t *sys_guard_map(void)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -164,6 +175,9 @@ const afl_sys afl_sys_linux = {
     .readlink = readlink,
     .getcwd = getcwd,
     .descriptor_flags = sys_descriptor_flags,
+    .gethostname = gethostname,
+    .probe = sys_probe,
+    .pidfd_open = sys_pidfd_open,
     .guard_map = sys_guard_map,
     .guard_unmap = sys_guard_unmap,
     .getpid = getpid,

@@ -36,6 +36,11 @@ typedef struct afl_sys {
     char *(*getcwd)(char *buffer, size_t size);
     int (*descriptor_flags)(int fd); /* F_GETFD: is it open? */
 
+    /* Who holds a marker, and whether he is gone. */
+    int (*gethostname)(char *name, size_t size);
+    int (*probe)(pid_t pid);      /* kill(pid, 0) */
+    int (*pidfd_open)(pid_t pid); /* Linux 5.3 */
+
     /* Memory that a fork wipes; NULL: not available, the process id serves instead. */
     uint32_t *(*guard_map)(void);
     void (*guard_unmap)(uint32_t *guard);

@@ -43,6 +43,9 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
     [SEAM_DUP] = {EMFILE, EINVAL},
     [SEAM_GETCWD] = {EACCES, ENOENT, ENOMEM, ERANGE},
     [SEAM_GETFD] = {EBADF},
+    [SEAM_HOSTNAME] = {ENAMETOOLONG},
+    [SEAM_PROBE] = {ESRCH, EPERM},
+    [SEAM_PIDFD] = {ESRCH, EINVAL, EMFILE, ENFILE, ENOMEM, ENODEV, ENOSYS, EPERM},
 };
 
 static int errno_count(seam_call call)
@@ -266,7 +269,8 @@ static void observe(seam_call call, int fd, int result)
 {
     if (call == SEAM_CLOSE)
         owned[fd] = false;
-    if (result < 0 || (call != SEAM_OPEN && call != SEAM_OPEN_CACHED && call != SEAM_CREATE && call != SEAM_DUP))
+    if (result < 0 || (call != SEAM_OPEN && call != SEAM_OPEN_CACHED && call != SEAM_CREATE && call != SEAM_DUP &&
+                       call != SEAM_PIDFD))
         return;
     fake_require(result < DESCRIPTORS && !owned[result]);
     owned[result] = true;

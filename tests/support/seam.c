@@ -55,12 +55,27 @@ static void leave(void)
 const char *seam_name(seam_call call)
 {
     static const char *const NAMES[SEAM_CALLS] = {
-        [SEAM_OPEN] = "open",     [SEAM_CREATE] = "create",       [SEAM_OPEN_CACHED] = "open_cached",
-        [SEAM_CLOSE] = "close",   [SEAM_LOCK] = "lock",           [SEAM_UNLOCK] = "unlock",
-        [SEAM_FSTAT] = "fstat",   [SEAM_STAT] = "stat",           [SEAM_IDENTIFY] = "identify",
-        [SEAM_FCHMOD] = "fchmod", [SEAM_FTRUNCATE] = "ftruncate", [SEAM_TOUCH] = "touch",
-        [SEAM_MKDIR] = "mkdir",   [SEAM_READ] = "read",           [SEAM_READLINK] = "readlink",
-        [SEAM_DUP] = "dup",       [SEAM_GETCWD] = "getcwd",       [SEAM_GETFD] = "descriptor_flags",
+        [SEAM_OPEN] = "open",
+        [SEAM_CREATE] = "create",
+        [SEAM_OPEN_CACHED] = "open_cached",
+        [SEAM_CLOSE] = "close",
+        [SEAM_LOCK] = "lock",
+        [SEAM_UNLOCK] = "unlock",
+        [SEAM_FSTAT] = "fstat",
+        [SEAM_STAT] = "stat",
+        [SEAM_IDENTIFY] = "identify",
+        [SEAM_FCHMOD] = "fchmod",
+        [SEAM_FTRUNCATE] = "ftruncate",
+        [SEAM_TOUCH] = "touch",
+        [SEAM_MKDIR] = "mkdir",
+        [SEAM_READ] = "read",
+        [SEAM_READLINK] = "readlink",
+        [SEAM_DUP] = "dup",
+        [SEAM_GETCWD] = "getcwd",
+        [SEAM_GETFD] = "descriptor_flags",
+        [SEAM_HOSTNAME] = "gethostname",
+        [SEAM_PROBE] = "probe",
+        [SEAM_PIDFD] = "pidfd_open",
     };
     return NAMES[call];
 }
@@ -379,6 +394,21 @@ static int seam_descriptor_flags(int fd)
     return end(SEAM_GETFD, fd, begin(SEAM_GETFD, fd, NULL) ? afl_sys_linux.descriptor_flags(fd) : -1);
 }
 
+static int seam_gethostname(char *name, size_t size)
+{
+    return end(SEAM_HOSTNAME, -1, begin(SEAM_HOSTNAME, -1, NULL) ? afl_sys_linux.gethostname(name, size) : -1);
+}
+
+static int seam_probe(pid_t pid)
+{
+    return end(SEAM_PROBE, -1, begin(SEAM_PROBE, -1, NULL) ? afl_sys_linux.probe(pid) : -1);
+}
+
+static int seam_pidfd_open(pid_t pid)
+{
+    return end(SEAM_PIDFD, -1, begin(SEAM_PIDFD, -1, NULL) ? afl_sys_linux.pidfd_open(pid) : -1);
+}
+
 static void seam_wait(uint32_t *word, uint32_t expected, uint64_t timeout)
 {
     if (seam_waits)
@@ -409,6 +439,9 @@ void seam_install(aflock_ctx *ctx)
         table.readlink = seam_readlink;
         table.getcwd = seam_getcwd;
         table.descriptor_flags = seam_descriptor_flags;
+        table.gethostname = seam_gethostname;
+        table.probe = seam_probe;
+        table.pidfd_open = seam_pidfd_open;
         table.wait = seam_wait;
         loop_thread = pthread_self();
         pthread_atfork(enter, leave, leave);

@@ -30,6 +30,9 @@ typedef enum seam_call {
     SEAM_DUP, /* from here on: calls that reach no file system */
     SEAM_GETCWD,
     SEAM_GETFD,
+    SEAM_HOSTNAME, /* from here on: who holds a marker */
+    SEAM_PROBE,
+    SEAM_PIDFD,
     SEAM_CALLS
 } seam_call;
 
