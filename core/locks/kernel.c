@@ -446,26 +446,6 @@ static void abandon(afl_work *w)
 
 /* ------------------------------------------------------------------------------------------------------- questions */
 
-static void query_fail(afl_query *q, const char *step, int error)
-{
-    q->status = afl_status_of(error);
-    q->sys_errno = error;
-    q->step = step;
-}
-
-static void verify(afl_query *q)
-{
-    struct stat there;
-    if (afl_stat(q->sys, q->path, &there, q->follow) != 0) {
-        query_fail(q, "stat", errno);
-        if (q->sys_errno == ENOENT)
-            q->status = AFLOCK_EREPLACED;
-    } else if (there.st_dev != q->dev || there.st_ino != q->ino) {
-        q->status = AFLOCK_EREPLACED;
-        q->step = "stat";
-    }
-}
-
 /* The kernel gives /proc/locks out in pieces, and while others lock and unlock an entry can come twice, or not at all:
  * a process counts once, and a file that nobody seems to hold is looked for again. */
 enum { PROCESSES = 64, LOOKS = 3 };
@@ -509,6 +489,7 @@ static bool lock_line(char *text, void *user)
     q->count++;
     if (q->count == 1 || q->pid <= 0) {
         q->pid = pid > 0 ? pid : 0;
+        q->here = true;
         q->mode = strcmp(access, "WRITE") == 0 ? AFLOCK_EXCLUSIVE : AFLOCK_SHARED;
     }
     return true;
@@ -528,11 +509,11 @@ static void inspect(afl_query *q)
         fd = afl_open(q->sys, q->path, O_PATH | O_CLOEXEC | (q->follow ? 0 : O_NOFOLLOW), 0);
     if (fd < 0) {
         if (errno != ENOENT) /* nothing there: nobody holds it */
-            query_fail(q, "open", errno);
+            afl_query_fail(q, "open", errno);
         return;
     }
     if (q->sys->identify(fd, &id) != 0) {
-        query_fail(q, "stat", errno);
+        afl_query_fail(q, "stat", errno);
     } else {
         q->ino = id.ino;
         afl_classify_mount(q->sys, id.mount, device); /* the device as /proc/locks prints it; btrfs has others too */
@@ -543,7 +524,7 @@ static void inspect(afl_query *q)
         for (int i = 0; i < LOOKS && !error && !q->held; i++)
             error = afl_read_lines(q->sys, "/proc/locks", lock_line, &search);
         if (error)
-            query_fail(q, "read /proc/locks", error);
+            afl_query_fail(q, "read /proc/locks", error);
     }
     if (q->path)
         q->sys->close(fd);
@@ -591,7 +572,7 @@ const afl_protocol afl_protocol_flock = {
     .run = run,
     .reconcile = reconcile,
     .abandon = abandon,
-    .verify = verify,
+    .verify = afl_query_verify,
     .inspect = inspect,
     .waiters = waiters,
 };
@@ -604,7 +585,7 @@ const afl_protocol afl_protocol_ofd = {
     .run = run,
     .reconcile = reconcile,
     .abandon = abandon,
-    .verify = verify,
+    .verify = afl_query_verify,
     .inspect = inspect,
     .waiters = waiters,
 };

@@ -1,6 +1,8 @@
 /* What all protocols share: how an operation ends, and what a request's flags ask of a descriptor. */
 #include "locks/protocol.h"
 
+#include <errno.h>
+
 uint32_t afl_needs(uint32_t flags)
 {
     return (flags & AFLOCK_READ_ONLY ? 0u : AFL_NEED_WRITE) | (flags & AFLOCK_FOLLOW ? 0u : AFL_NEED_NOFOLLOW) |
@@ -29,4 +31,24 @@ void afl_work_fail(afl_work *w, afl_grip grip, const char *step, int error)
 {
     w->outcome = (afl_outcome){
         .answer = AFL_ERROR, .grip = grip, .status = afl_status_of(error), .sys_errno = error, .step = step};
+}
+
+void afl_query_fail(afl_query *q, const char *step, int error)
+{
+    q->status = afl_status_of(error);
+    q->sys_errno = error;
+    q->step = step;
+}
+
+void afl_query_verify(afl_query *q)
+{
+    struct stat there;
+    if (afl_stat(q->sys, q->path, &there, q->follow) != 0) {
+        afl_query_fail(q, "stat", errno);
+        if (q->sys_errno == ENOENT)
+            q->status = AFLOCK_EREPLACED;
+    } else if (there.st_dev != q->dev || there.st_ino != q->ino) {
+        q->status = AFLOCK_EREPLACED;
+        q->step = "stat";
+    }
 }

@@ -29,9 +29,11 @@ enum {
 
 typedef struct afl_protocol {
     const char *name;
-    bool hand_on;           /* a hold can pass to another request without giving the file up */
-    unsigned notify;        /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
-    bool park;              /* TRY can wait in the kernel (afl_work.park) */
+    bool hand_on;    /* a hold can pass to another request without giving the file up */
+    bool marker;     /* the lock is that a file exists: exclusive, no descriptor is lent or kept, and whatever is done
+                        about it may sleep */
+    unsigned notify; /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
+    bool park;       /* TRY can wait in the kernel (afl_work.park) */
     uint64_t beat_interval; /* of a pending claim; 0: none */
     size_t state_size;      /* memory of its own per path, zeroed: afl_work.state */
 
@@ -42,6 +44,7 @@ typedef struct afl_protocol {
     void (*abandon)(afl_work *w);   /* in a forked child: close what was inherited, touch nothing else */
     void (*verify)(afl_query *q);   /* [W or L] does the path name what is held? */
     void (*inspect)(afl_query *q);  /* [W or L] who holds it? */
+    void (*remove)(afl_query *q);   /* [W or L] takes the lock from whoever has it */
     void (*waiters)(afl_query *q);  /* [W or L] how many are blocked in the kernel for the file dev, ino? -> count */
 } afl_protocol;
 
@@ -64,6 +67,9 @@ struct afl_work {
     aflock_mode mode;
     uint32_t flags;     /* AFLOCK_CREATE ... */
     uint32_t file_mode; /* AFLOCK_MODE_DEFAULT */
+    uint64_t lifetime;  /* of anybody's marker; 0: as long as it likes */
+    bool break_empty;
+    bool holder_ended; /* `holder` is readable; the protocol resets it */
     int (*on_acquired)(int fd, void *user);
     void *on_acquired_user;
     atomic_bool left;  /* the request has gone meanwhile: no need to serve its wishes */
@@ -72,6 +78,8 @@ struct afl_work {
     /* what came of it; set by the protocol */
     afl_outcome outcome;
     bool not_inline;
+    bool again;          /* TRY: it has to be tried again at once */
+    uint64_t look_again; /* TRY: after so long something may have changed that nobody tells of */
 
     /* what the protocol has; common to the protocols on descriptors */
     int fd;            /* locked, or kept between attempts; -1 */
@@ -80,6 +88,7 @@ struct afl_work {
     bool renewed;      /* fd was opened by the last attempt */
     bool lost_one;     /* an attempt that had one closed it, and goes on elsewhere */
     uint64_t dev, ino; /* of fd, if it was identified */
+    int holder;        /* becomes readable when the holder's process ends: watched between attempts; -1 */
     void *state;
 };
 
@@ -100,10 +109,15 @@ struct afl_query {
     aflock_mode mode;
     int64_t pid;
     uint32_t count;
+    uint64_t age;   /* of a marker */
+    bool here;      /* the pid is one of this host */
+    bool gone;      /* ... and that process is provably not there any more */
+    char host[256]; /* that the marker names */
 };
 
 extern const afl_protocol afl_protocol_flock;
 extern const afl_protocol afl_protocol_ofd;
+extern const afl_protocol afl_protocol_soft;
 
 /* An open lock in a protocol that has no public number; for back ends that bring their own. */
 int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl_protocol *protocol,
@@ -125,6 +139,10 @@ bool afl_work_claim(afl_work *w);
 
 /* The properties that a request with these flags (AFLOCK_CREATE ...) needs. */
 uint32_t afl_needs(uint32_t flags);
+
+/* What protocols on paths answer alike: does the path name the file dev, ino? */
+void afl_query_verify(afl_query *q);
+void afl_query_fail(afl_query *q, const char *step, int error);
 
 /* How an operation ends. */
 void afl_work_won(afl_work *w);

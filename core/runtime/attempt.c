@@ -29,7 +29,7 @@ afl_attempt *afl_attempt_new(afl_place *p)
     t->place = p;
     t->work.protocol = p->protocol;
     t->work.sys = p->ctx->sys;
-    t->work.fd = -1;
+    t->work.fd = t->work.holder = -1;
     t->work.state = p->protocol->state_size ? t + 1 : NULL;
     return t;
 }
@@ -66,7 +66,10 @@ static void complete(afl_place *p)
     if (undo && o->answer == AFL_ERROR && !p->path.releaser)
         afl_log(ctx, AFLOCK_LOG_ERROR, "%s: %s: %s; trying again", p->attempt->spelling->text, o->step,
                 strerror(o->sys_errno));
+    if (p->path.op == AFL_OP_TRY && p->attempt->work.again)
+        afl_machine_hint(&ctx->machine, &p->path, AFL_HINT_AGAIN, now);
     afl_machine_done(&ctx->machine, &p->path, o, now);
+    afl_place_watch_holder(p);
     if (p->path.pause_until != pause)
         afl_trace(ctx, AFLOCK_TRACE_PAUSE, NULL, p->attempt->spelling->text, (int64_t)(p->path.pause_until - now));
     afl_place_tidy(p);
@@ -474,7 +477,7 @@ static void dispatch_auto(afl_place *p)
             return;
     }
     bool wishes = w->op == AFL_OP_ADOPT && p->path.op_for && p->path.op_for->adopt;
-    if (p->kind != AFL_CLASS_LOCAL || wishes)
+    if (p->kind != AFL_CLASS_LOCAL || wishes || p->protocol->marker)
         send(p);
     else
         run_here(p, true);
@@ -524,7 +527,10 @@ static void take_order(afl_place *p, const afl_action *a)
 {
     afl_attempt *t = p->attempt;
     afl_work *w = &t->work;
+    afl_place_unwatch_holder(p);
     w->op = a->op;
+    w->again = false;
+    w->look_again = AFLOCK_FOREVER;
     w->verify = a->verify;
     w->convert = a->convert;
     w->keep = p->path.keep && !p->path.stale; /* what was replaced is of no use to the next one */
@@ -539,6 +545,8 @@ static void take_order(afl_place *p, const afl_action *a)
         w->file_mode = x ? x->file_mode : AFLOCK_MODE_DEFAULT;
         w->on_acquired = x ? x->on_acquired : NULL;
         w->on_acquired_user = x ? x->on_acquired_user : NULL;
+        w->lifetime = e->lock->lifetime;
+        w->break_empty = e->lock->break_empty;
         t->spelling = e->lock->spelling;
         w->path = p->caller_fd >= 0 ? NULL : t->spelling->text;
     } else if (p->path.releaser) {

@@ -446,6 +446,7 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
         afl_place_unlisten(p);
         afl_attempt_unlisten(p->attempt, ctx);
         afl_glance_forget(p, false);
+        afl_place_unwatch_holder(p);
         part_with_attempt(ctx, p, &left);
     }
     afl_gate_close(ctx->gate);
@@ -471,7 +472,7 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
     afl_gate_forget_jobs(ctx->gate);
     forget_fired_tokens(ctx->gate);
     for (afl_place *p = ctx->places; p; p = p->all_next) {
-        p->notifying = p->attempt->listening = false; /* the parent's */
+        p->notifying = p->watching_holder = p->attempt->listening = false; /* the parent's */
         afl_glance_forget(p, true);
         p->protocol->abandon(&p->attempt->work);
         for (afl_spelling *s = p->spellings; s; s = s->place_next)

@@ -1,16 +1,13 @@
-/* Errands: questions about a path that touch the file system (verify, inspect). They run where attempts run, and are
- * answered from a turn like everything else. They do not go through the machine: they change nothing. */
+/* Errands: what is done about a path beside locking it (verify, inspect, break). They run where attempts run, and are
+ * answered from a turn like everything else. They do not go through the machine: nothing of ours changes. */
 #include "runtime/runtime.h"
 
 #include <stdlib.h>
 
 static void run_errand(aflock_job *job)
 {
-    afl_query *q = &AFL_CONTAINER(afl_errand, job, job)->query;
-    if (AFL_CONTAINER(afl_errand, job, job)->verified)
-        q->protocol->verify(q);
-    else
-        q->protocol->inspect(q);
+    afl_errand *e = AFL_CONTAINER(afl_errand, job, job);
+    e->ask(&e->query);
 }
 
 static void finish_errand(aflock_ctx *ctx, aflock_job *job)
@@ -53,7 +50,7 @@ afl_errand *afl_errand_next(const aflock_ctx *ctx)
 static void tell(afl_errand *e)
 {
     const afl_query *q = &e->query;
-    if (e->verified) {
+    if (e->answered) {
         aflock_result r = {.size = sizeof r,
                            .status = q->status,
                            .sys_errno = q->sys_errno,
@@ -61,7 +58,7 @@ static void tell(afl_errand *e)
                            .req = e->req,
                            .step = q->step,
                            .path = e->spelling->text};
-        e->verified(e->lock, &r, e->user);
+        e->answered(e->lock, &r, e->user);
         return;
     }
     aflock_holder h = {.size = sizeof h,
@@ -70,7 +67,11 @@ static void tell(afl_errand *e)
                        .held = q->held,
                        .mode = q->mode,
                        .pid = q->pid,
-                       .count = q->count};
+                       .count = q->count,
+                       .host = q->host,
+                       .age = q->age,
+                       .here = q->here,
+                       .gone = q->gone};
     e->inspected(e->lock, &h, e->user);
 }
 
@@ -81,7 +82,7 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
     afl_errand copy = {.lock = e->lock,
                        .spelling = e->spelling,
                        .req = e->req,
-                       .verified = e->verified,
+                       .answered = e->answered,
                        .inspected = e->inspected,
                        .user = e->user,
                        .query = {.fd = -1}};
@@ -189,7 +190,8 @@ int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *
     if (!e)
         return AFLOCK_ENOMEM;
     const afl_work *w = &lock->place->attempt->work;
-    e->verified = callback;
+    e->ask = lock->place->protocol->verify;
+    e->answered = callback;
     e->req = req;
     e->query.fd = w->fd;
     e->query.dev = w->dev;
@@ -211,8 +213,28 @@ int aflock_inspect(aflock *lock, aflock_inspected callback, void *user)
     afl_errand *e = errand_new(lock, user);
     if (!e)
         return AFLOCK_ENOMEM;
+    e->ask = lock->place->protocol->inspect;
     e->inspected = callback;
     e->query.follow = true;
+    send_errand(lock, e);
+    return 0;
+}
+
+int aflock_break(aflock *lock, aflock_callback callback, void *user)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (!callback)
+        return AFLOCK_EINVAL;
+    if (!lock->place->protocol->remove)
+        return AFLOCK_ENOTSUP;
+    afl_errand *e = errand_new(lock, user);
+    if (!e)
+        return AFLOCK_ENOMEM;
+    e->ask = lock->place->protocol->remove;
+    e->answered = callback;
+    e->query.fd = -1;
     send_errand(lock, e);
     return 0;
 }

@@ -319,6 +319,7 @@ void afl_place_free(afl_place *p)
     aflock_ctx *ctx = p->ctx;
     afl_place_unlisten(p);
     afl_glance_forget(p, false);
+    afl_place_unwatch_holder(p);
     afl_place_forget_changes(p);
     afl_wanted_forget(p);
     forget_key(p);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { SLAB = 64, MIN_POLL = 1000, MODE_BITS = 07777 };
 
@@ -110,7 +111,7 @@ static int options_for_open(aflock_options *o, const aflock_options *given)
     aflock_options_init(o);
     if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
-    bool sane = (o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD) && o->io >= AFLOCK_IO_AUTO &&
+    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_SOFT && o->io >= AFLOCK_IO_AUTO &&
                 o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL && o->wait >= AFLOCK_WAIT_AUTO &&
                 o->wait <= AFLOCK_WAIT_PARK;
     return sane ? 0 : AFLOCK_EINVAL;
@@ -137,10 +138,21 @@ static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, co
     lock->poll_interval = lock->next_poll = o->poll_interval;
     lock->wait = o->wait;
     lock->max_waiters = o->max_waiters;
-    lock->keep_open = o->keep_open != 0 && path;
+    lock->keep_open = o->keep_open != 0 && path && !protocol->marker;
+    lock->lifetime = o->lifetime;
+    lock->break_empty = o->break_empty != 0;
     afl_place_add_lock(place, lock);
     *out = lock;
     return 0;
+}
+
+/* Names of markers that are put aside are longer. */
+enum { MARKER_NAME = 200 };
+
+static size_t last_component(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return strlen(slash ? slash + 1 : path);
 }
 
 static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd, const afl_protocol *protocol,
@@ -158,9 +170,21 @@ static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd,
     status = options_for_open(&o, given);
     if (status)
         return status;
+    static const afl_protocol *const PROTOCOLS[] = {
+        [AFLOCK_NATIVE] = &afl_protocol_flock, [AFLOCK_OFD] = &afl_protocol_ofd, [AFLOCK_SOFT] = &afl_protocol_soft};
     if (!protocol)
-        protocol = o.protocol == AFLOCK_OFD ? &afl_protocol_ofd : &afl_protocol_flock;
-    return open_lock(out, ctx, path, fd, protocol, &o);
+        protocol = PROTOCOLS[o.protocol];
+    if (protocol->marker && !path)
+        return AFLOCK_EINVAL;
+    if (o.lifetime && !protocol->marker)
+        return AFLOCK_EINVAL;
+    if (protocol->marker && last_component(path) > MARKER_NAME)
+        return AFLOCK_ENAMETOOLONG;
+    status = open_lock(out, ctx, path, fd, protocol, &o);
+    if (!status && o.lifetime)
+        afl_log(ctx, AFLOCK_LOG_WARN, "%s: a lifetime: whoever holds it for longer loses it, and two may hold it",
+                (*out)->spelling->text);
+    return status;
 }
 
 int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options)
@@ -276,6 +300,17 @@ void aflock_acquire_options_init(aflock_acquire_options *o)
                                       .file_mode = AFLOCK_MODE_DEFAULT};
 }
 
+/* What is about a descriptor means nothing where the lock is that a file exists. */
+static int options_for_marker(const aflock_acquire_options *o)
+{
+    enum { ABOUT_DESCRIPTORS = AFLOCK_READ_ONLY | AFLOCK_FOLLOW | AFLOCK_DIRECTORY | AFLOCK_INHERIT | AFLOCK_TRUNCATE };
+    if (o->mode != AFLOCK_EXCLUSIVE || o->on_acquired)
+        return AFLOCK_ENOTSUP;
+    if (o->flags & ABOUT_DESCRIPTORS || !(o->flags & AFLOCK_CREATE) || !(o->file_mode & S_IWUSR))
+        return AFLOCK_EINVAL;
+    return 0;
+}
+
 static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, const aflock_acquire_options *given)
 {
     enum { ALL_FLAGS = (AFLOCK_REPORT_CLOSE << 1) - 1 };
@@ -287,10 +322,12 @@ static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, co
         return AFLOCK_EINVAL;
     if ((o->flags & AFLOCK_READ_ONLY) && (o->flags & AFLOCK_TRUNCATE))
         return AFLOCK_EINVAL;
-    if (lock->place->caller_fd >= 0 && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT))
-        return AFLOCK_EINVAL; /* it is the caller's */
     if (o->token && o->token->gate != lock->ctx->gate)
         return AFLOCK_EINVAL;
+    if (lock->place->protocol->marker)
+        return options_for_marker(o);
+    if (lock->place->caller_fd >= 0 && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT))
+        return AFLOCK_EINVAL; /* it is the caller's */
     return 0;
 }
 
@@ -355,7 +392,7 @@ static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflo
     r->mode = (uint8_t)o->mode;
     r->once = once;
     r->parks = lock->wait == AFLOCK_WAIT_PARK;
-    r->adopt = wants_adopt(o);
+    r->adopt = wants_adopt(o) && !place->protocol->marker;
     int status = AFLOCK_ENOMEM;
     if (take_extras(ctx, e, o))
         status = afl_machine_submit(&ctx->machine, &place->path, r, ctx->now);
@@ -407,7 +444,7 @@ static bool never_inline(const aflock *lock, const aflock_acquire_options *o)
 {
     if (lock->place->io_locks[AFLOCK_IO_POOL])
         return true;
-    return lock->io == AFLOCK_IO_AUTO && wants_adopt(o);
+    return lock->io == AFLOCK_IO_AUTO && (wants_adopt(o) || lock->place->protocol->marker);
 }
 
 /* aflock_try; *told: the result is filled in. */
@@ -475,18 +512,19 @@ void afl_fill_result(const afl_entry *e, aflock_result *result)
 {
     const afl_request *r = &e->request;
     const aflock *lock = e->lock;
-    *result = (aflock_result){.size = sizeof *result,
-                              .status = r->status,
-                              .sys_errno = r->sys_errno,
-                              .cleanup_errno = r->cleanup_errno,
-                              .fd = r->state == AFL_HELD ? lock->place->attempt->work.fd : -1,
-                              .req = afl_entry_name(e),
-                              .mode = (aflock_mode)r->mode,
-                              .attempts = r->attempts,
-                              .waited = r->decided - r->submitted,
-                              .owner = r->owner,
-                              .step = r->step,
-                              .path = lock->spelling->text};
+    *result = (aflock_result){
+        .size = sizeof *result,
+        .status = r->status,
+        .sys_errno = r->sys_errno,
+        .cleanup_errno = r->cleanup_errno,
+        .fd = r->state == AFL_HELD && !lock->place->protocol->marker ? lock->place->attempt->work.fd : -1,
+        .req = afl_entry_name(e),
+        .mode = (aflock_mode)r->mode,
+        .attempts = r->attempts,
+        .waited = r->decided - r->submitted,
+        .owner = r->owner,
+        .step = r->step,
+        .path = lock->spelling->text};
 }
 
 /* -------------------------------------------------------------------------------------------------- cancel, release */
@@ -569,6 +607,11 @@ int aflock_release_all(aflock *lock, aflock_req req, aflock_callback callback, v
     return release_checked(lock, req, true, callback, user);
 }
 
+static int descriptor_of(const aflock *lock)
+{
+    return lock->place->protocol->marker ? AFLOCK_ENOTSUP : lock->place->attempt->work.fd;
+}
+
 int aflock_fd(aflock *lock, aflock_req req)
 {
     int status = enter(lock);
@@ -577,7 +620,7 @@ int aflock_fd(aflock *lock, aflock_req req)
     afl_entry *e = entry_on(lock, req);
     if (!e)
         return AFLOCK_ESTALE;
-    return e->request.state == AFL_HELD ? lock->place->attempt->work.fd : AFLOCK_ENOTHELD;
+    return e->request.state == AFL_HELD ? descriptor_of(lock) : AFLOCK_ENOTHELD;
 }
 
 int aflock_depth(const aflock *lock, const void *owner)

@@ -231,6 +231,8 @@ struct afl_place {
     afl_attempt *attempt;
     afl_ear ear;
     bool notifying;
+    afl_watcher holder; /* of the process that holds a marker */
+    bool watching_holder;
     bool muffled;            /* changes were not followed up: they are later */
     uint32_t hints;          /* changes that may be followed up at once */
     uint64_t hints_at;       /* when that was so */
@@ -252,6 +254,8 @@ struct aflock {
     aflock_io io;
     aflock_wait wait;
     bool keep_open;
+    bool break_empty;
+    uint64_t lifetime;
     uint64_t poll_interval; /* as it was asked for, */
     uint64_t next_poll;     /* ... and for how long the next wait is */
     uint32_t max_waiters;
@@ -343,6 +347,8 @@ void afl_place_tried(afl_place *p, const afl_outcome *o); /* before the machine 
 bool afl_place_parks(const afl_place *p);                 /* its next attempt waits in the kernel */
 void afl_place_unparked(afl_place *p);                    /* no thread was to be had */
 void afl_place_forget_changes(afl_place *p);
+void afl_place_watch_holder(afl_place *p);
+void afl_place_unwatch_holder(afl_place *p);
 void afl_waits_expire(aflock_ctx *ctx, uint64_t now);
 uint64_t afl_waits_deadline(const aflock_ctx *ctx);
 
@@ -368,7 +374,8 @@ struct afl_errand {
     aflock *lock;
     afl_spelling *spelling;
     aflock_req req;
-    aflock_callback verified; /* or */
+    void (*ask)(afl_query *query);
+    aflock_callback answered; /* or */
     aflock_inspected inspected;
     void *user;
     bool done;

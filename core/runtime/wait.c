@@ -103,6 +103,8 @@ static void prepare_wait(afl_place *p, const afl_outcome *o)
         lock->next_poll = 0; /* the next attempt waits by itself */
     else if (wait != AFLOCK_WAIT_POLL && o->grip == AFL_GRIP_NONE && lock->next_poll > DEFAULT_POLL)
         lock->next_poll = DEFAULT_POLL; /* others replace it all the time: there is nothing to listen to */
+    if (p->attempt->work.look_again < lock->next_poll)
+        lock->next_poll = p->attempt->work.look_again;
     if (is_deaf(p) && lock->wait != AFLOCK_WAIT_POLL && lock->next_poll > p->deaf_until - p->ctx->now)
         lock->next_poll = p->deaf_until - p->ctx->now;
 }
@@ -116,6 +118,35 @@ void afl_place_tried(afl_place *p, const afl_outcome *o)
     }
     p->hints = HINTS_AT_ONCE;
     p->hints_at = p->ctx->now;
+}
+
+/* --------------------------------------------------------------------------------------------- a marker's holder */
+
+/* The process that holds a marker has ended: whether that is enough the next attempt finds out. */
+static void holder_ended(afl_watcher *watcher, unsigned events)
+{
+    afl_place *p = AFL_CONTAINER(afl_place, holder, watcher);
+    (void)events;
+    afl_place_unwatch_holder(p);
+    p->attempt->work.holder_ended = true;
+    afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_CHANGED, p->ctx->now);
+}
+
+void afl_place_watch_holder(afl_place *p)
+{
+    const aflock_loop *loop = p->ctx->loop;
+    if (p->path.grip != AFL_GRIP_KEPT || p->path.op || p->watching_holder || p->attempt->work.holder < 0)
+        return;
+    p->holder = (afl_watcher){.watch = {.fd = p->attempt->work.holder, .events = AFLOCK_READ}, .ready = holder_ended};
+    p->watching_holder = loop->watch(loop->self, &p->holder.watch) == 0; /* else the next poll finds out */
+}
+
+void afl_place_unwatch_holder(afl_place *p)
+{
+    const aflock_loop *loop = p->ctx->loop;
+    if (p->watching_holder)
+        loop->unwatch(loop->self, &p->holder.watch);
+    p->watching_holder = false;
 }
 
 /* ----------------------------------------------------------------------------------------------- following changes up

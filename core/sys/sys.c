@@ -7,10 +7,13 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 /* What the kernel takes and gives, in its own words, because not every C library has them (musl), nor are the kernel's
@@ -123,6 +126,18 @@ static int sys_pidfd_open(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+static int sys_random(void *buffer, size_t size)
+{
+    return getrandom(buffer, size, 0) == (ssize_t)size ? 0 : -1;
+}
+
+static uint64_t sys_realtime(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * AFLOCK_SECOND + (uint64_t)now.tv_nsec;
+}
+
 static uint32_t *sys_guard_map(void)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -172,6 +187,11 @@ const afl_sys afl_sys_linux = {
     .touch = sys_touch,
     .mkdir = mkdir,
     .read = read,
+    .write = write,
+    .unlink = unlink,
+    .rename = rename,
+    .random = sys_random,
+    .realtime = sys_realtime,
     .readlink = readlink,
     .getcwd = getcwd,
     .descriptor_flags = sys_descriptor_flags,

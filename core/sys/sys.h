@@ -32,6 +32,11 @@ typedef struct afl_sys {
     int (*touch)(int fd); /* both times to now */
     int (*mkdir)(const char *path, mode_t mode);
     ssize_t (*read)(int fd, void *buffer, size_t size);
+    ssize_t (*write)(int fd, const void *buffer, size_t size);
+    int (*unlink)(const char *path);
+    int (*rename)(const char *from, const char *to);
+    int (*random)(void *buffer, size_t size); /* getrandom; 0 or -1 */
+    uint64_t (*realtime)(void);               /* CLOCK_REALTIME in ns: the clock of files */
     ssize_t (*readlink)(const char *path, char *target, size_t size);
     char *(*getcwd)(char *buffer, size_t size);
     int (*descriptor_flags)(int fd); /* F_GETFD: is it open? */

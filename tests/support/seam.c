@@ -67,6 +67,10 @@ const char *seam_name(seam_call call)
         [SEAM_FCHMOD] = "fchmod",
         [SEAM_FTRUNCATE] = "ftruncate",
         [SEAM_TOUCH] = "touch",
+        [SEAM_WRITE] = "write",
+        [SEAM_UNLINK] = "unlink",
+        [SEAM_RENAME] = "rename",
+        [SEAM_RANDOM] = "random",
         [SEAM_MKDIR] = "mkdir",
         [SEAM_READ] = "read",
         [SEAM_READLINK] = "readlink",
@@ -366,6 +370,26 @@ static int seam_touch(int fd)
     return end(SEAM_TOUCH, fd, begin(SEAM_TOUCH, fd, NULL) ? afl_sys_linux.touch(fd) : -1);
 }
 
+static ssize_t seam_write(int fd, const void *buffer, size_t size)
+{
+    return end(SEAM_WRITE, fd, begin(SEAM_WRITE, fd, NULL) ? (int)afl_sys_linux.write(fd, buffer, size) : -1);
+}
+
+static int seam_unlink(const char *path)
+{
+    return end(SEAM_UNLINK, -1, begin(SEAM_UNLINK, -1, path) ? afl_sys_linux.unlink(path) : -1);
+}
+
+static int seam_rename(const char *from, const char *to)
+{
+    return end(SEAM_RENAME, -1, begin(SEAM_RENAME, -1, from) ? afl_sys_linux.rename(from, to) : -1);
+}
+
+static int seam_random(void *buffer, size_t size)
+{
+    return end(SEAM_RANDOM, -1, begin(SEAM_RANDOM, -1, NULL) ? afl_sys_linux.random(buffer, size) : -1);
+}
+
 static int seam_mkdir(const char *path, mode_t mode)
 {
     return end(SEAM_MKDIR, -1, begin(SEAM_MKDIR, -1, path) ? afl_sys_linux.mkdir(path, mode) : -1);
@@ -434,6 +458,10 @@ void seam_install(aflock_ctx *ctx)
         table.fchmod = seam_fchmod;
         table.ftruncate = seam_ftruncate;
         table.touch = seam_touch;
+        table.write = seam_write;
+        table.unlink = seam_unlink;
+        table.rename = seam_rename;
+        table.random = seam_random;
         table.mkdir = seam_mkdir;
         table.read = seam_read;
         table.readlink = seam_readlink;

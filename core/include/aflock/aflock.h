@@ -122,8 +122,15 @@ typedef enum aflock_mode { AFLOCK_EXCLUSIVE = 0, AFLOCK_SHARED = 1 } aflock_mode
 /* What is spoken on the path. One path, one protocol. */
 typedef enum aflock_protocol {
     AFLOCK_NATIVE = 0, /* flock(2): excludes flock(1), Python's FileLock and portalocker's Lock */
-    AFLOCK_OFD = 1     /* open-file-description lock on the whole file: excludes flock --fcntl and fcntl users;
+    AFLOCK_OFD = 1,    /* open-file-description lock on the whole file: excludes flock --fcntl and fcntl users;
                           exclusive needs a file open for writing (else AFLOCK_ESYS with EBADF) */
+    AFLOCK_SOFT = 2 /* a marker: the lock is that the file exists, and its content says who holds it; excludes Python's
+                       SoftFileLock (py-filelock 3.32). For file systems whose kernel locks do not work, and for
+                       locks that name their holder. Exclusive only, without a descriptor (AFLOCK_ENOTSUP); what a
+                       request says about descriptors is AFLOCK_EINVAL. The marker of a holder that is provably gone
+                       is broken: one of this host (by name: hosts, containers too, must have names of their own)
+                       whose process does not exist any more. What is no record is broken when it is 2 s old; nothing
+                       else ever is. The last component has at most 200 bytes */
 } aflock_protocol;
 
 /* Where attempts run. If one lock on a path has AFLOCK_IO_POOL, it holds for all of them. */
@@ -301,6 +308,10 @@ typedef struct aflock_options {
                       later holds included, until the child ends, executes a program or abandons the context. No effect
                       on a caller's descriptor. The file's offset and status flags are as the last holder left them.
                       Default 0 */
+    uint64_t lifetime; /* ns; AFLOCK_SOFT only: a marker that is so old is broken even if its holder lives, as
+                          SoftFileLock's `lifetime` does: two may hold then. A warning is logged. 0: never (default) */
+    int break_empty;   /* AFLOCK_SOFT: not 0: an empty marker is broken when it is 2 s old. Old versions of py-filelock
+                          (Debian 12's, too) write nothing and may hold it. Default 0 */
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
@@ -459,9 +470,20 @@ typedef struct aflock_holder {
     aflock_mode mode; /* of the holder named */
     int64_t pid;      /* of one holder; 0: not known */
     uint32_t count;   /* processes seen to hold it */
+
+    const char *host; /* that a marker names, or "" */
+    uint64_t age;     /* ns since a marker was written */
+    int here;         /* 1: the pid is one of this host */
+    int gone;         /* 1: ... and that process does not exist any more */
 } aflock_holder;
 typedef void (*aflock_inspected)(aflock *lock, const aflock_holder *holder, void *user);
 AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *user);
+
+/* Takes a marker (AFLOCK_SOFT) away, whoever holds it. Dangerous: a holder that lives goes on as if it held the lock,
+ * and another one gets it. For operators who know that the holder is gone where nobody can prove it (another host). The
+ * callback says 0, also if there was none, or what the removal met. AFLOCK_ENOTSUP for other protocols. [loop's thread]
+ */
+AFLOCK_API int aflock_break(aflock *lock, aflock_callback callback, void *user);
 
 /* ---------------------------------------------------------------------------------------------------- the tokens */
 
