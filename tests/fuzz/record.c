@@ -53,6 +53,13 @@ static bool is_double(const char *text, double *value)
     return end > text && !*end && !strpbrk(text, "xX(");
 }
 
+static uint64_t bits_of(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 /* The lines of `text`, which is taken apart; blank ones at both ends do not count. At most `most` + 1. */
 static int split(char *text, char **lines, int most)
 {
@@ -106,7 +113,7 @@ static void compare(char *text, const afl_record *r)
     fuzz_require(r->pid == pid && text_is(r->host, fields[HOST]) && r->has_start == (fields[START] != NULL));
     fuzz_require(!r->has_start || is_start(r, fields[START]));
     fuzz_require(soft || text_is(r->token, fields[TOKEN] ? fields[TOKEN] : ""));
-    fuzz_require(memcmp(&r->duration, &duration, sizeof duration) == 0 || isnan(duration));
+    fuzz_require(bits_of(r->duration) == bits_of(duration) || (isnan(r->duration) && isnan(duration)));
 }
 
 static bool is_plain(const char *text, size_t size)
