@@ -261,7 +261,7 @@ afl_start afl_start_make(uint64_t boot_high, uint64_t boot_low, uint64_t time)
 
 bool afl_start_parse(afl_text text, afl_start *start)
 {
-    number plain;
+    number plain = {.size = 0};
     big value = {.count = 0};
     if (!make_plain(text, &plain))
         return false;
@@ -413,7 +413,7 @@ static bool take_exponent(const char **at, decimal *d)
 
 bool afl_seconds_parse(afl_text text, double *seconds)
 {
-    number plain;
+    number plain = {.size = 0};
     decimal d = {.count = 0};
     uint64_t bits = 0;
     if (!make_plain(text, &plain))
