@@ -297,17 +297,17 @@ typedef struct aflock_options {
                                  but those that a change of the file calls for */
     uint32_t max_waiters;     /* requests waiting on this path; more get AFLOCK_EFULL; 0: no limit (default) */
     aflock_wait wait;         /* default AFLOCK_WAIT_AUTO */
-    int keep_open; /* not 0: the file stays open from one hold to the next, until the last such lock on the path is
-                      closed or the context is freed, which saves the open and the close of each cycle for one
-                      descriptor per path. It counts for all locks on the path, and neither keeps the loop alive nor
-                      holds up a drain. Who listens for the close hears a touch instead: after the unlock, where
-                      attempts run, the file's times are set to now, or, where that is not permitted, it is opened and
-                      closed once more; if not even that can be, it is closed. A file that was replaced meanwhile is
-                      noticed by the next attempt and left. A hold with AFLOCK_INHERIT is closed all the same. Until it
-                      is closed the file keeps its file system mounted, and a child that is forked meanwhile shares it,
-                      later holds included, until the child ends, executes a program or abandons the context. No effect
-                      on a caller's descriptor. The file's offset and status flags are as the last holder left them.
-                      Default 0 */
+    int keep_open;     /* not 0: the file stays open from one hold to the next, until the last such lock on the path is
+                          closed or the context is freed, which saves the open and the close of each cycle for one
+                          descriptor per path. It counts for all locks on the path, and neither keeps the loop alive nor
+                          holds up a drain. Who listens for the close hears a touch instead: after the unlock, where
+                          attempts run, the file's times are set to now, or, where that is not permitted, it is opened and
+                          closed once more; if not even that can be, it is closed. A file that was replaced meanwhile is
+                          noticed by the next attempt and left. A hold with AFLOCK_INHERIT is closed all the same. Until it
+                          is closed the file keeps its file system mounted, and a child that is forked meanwhile shares it,
+                          later holds included, until the child ends, executes a program or abandons the context. No effect
+                          on a caller's descriptor. The file's offset and status flags are as the last holder left them.
+                          Default 0 */
     uint64_t lifetime; /* ns; AFLOCK_SOFT only: a marker that is so old is broken even if its holder lives, as
                           SoftFileLock's `lifetime` does: two may hold then. A warning is logged. 0: never (default) */
     int break_empty;   /* AFLOCK_SOFT: not 0: an empty marker is broken when it is 2 s old. Old versions of py-filelock
