@@ -78,20 +78,37 @@ static bool is_reserved(const char *word)
     return false;
 }
 
+/* Stands "--" before the word? */
+static bool is_quoted(const char *word, int count, char **words)
+{
+    for (int i = 1; i + 1 < count; i++)
+        if (words[i + 1] == word)
+            return strcmp(words[i], "--") == 0;
+    return false;
+}
+
 static void check_order(const options *o, int count, char **words)
 {
     fuzz_require(o->mode == AFLOCK_EXCLUSIVE || o->mode == AFLOCK_SHARED);
-    fuzz_require(o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD);
+    fuzz_require(o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD || o->protocol == AFLOCK_SOFT);
     fuzz_require(o->conflict_status >= 0 && o->conflict_status <= 255);
     fuzz_require(!(o->no_fork && o->close));
-    fuzz_require((o->file != NULL) == (o->command != NULL));
+    if (o->action != ACTION_LOCK) {
+        fuzz_require(is_reserved(words[1]) && o->file && !o->command && !(o->json && o->force));
+        return;
+    }
+    fuzz_require(!o->json && !o->force && (o->file != NULL) == (o->command != NULL));
+    if (o->protocol == AFLOCK_SOFT)
+        fuzz_require(o->file && o->mode == AFLOCK_EXCLUSIVE && !o->unlock && !o->close && !o->no_fork);
     if (!o->file)
         return;
-    fuzz_require(!is_reserved(o->file) && o->command[0]);
+    fuzz_require(o->command[0]);
     if (o->command == o->shell)
         fuzz_require(strcmp(o->shell[1], "-c") == 0 && o->shell[2] == words[count - 1] && !o->shell[3]);
     else
         fuzz_require(o->command > words && o->command < words + count && o->command[-1] == o->file);
+    if (is_reserved(o->file))
+        fuzz_require(is_quoted(o->file, count, words));
 }
 
 static void check(int count, char **words)

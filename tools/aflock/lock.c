@@ -3,7 +3,7 @@
  * A lock on a file is never unlocked here: as with flock(1) it lives in the open file description, which the command
  * and all that it starts may inherit, and ends when the last of them closes it. So after a success on a path the
  * context is kept until the process ends (aflock_ctx_free would unlock). With a descriptor of the caller's it is freed
- * at once.
+ * at once. A marker is taken away when the command has ended.
  */
 #include "lock.h"
 
@@ -25,6 +25,7 @@ typedef struct waiter {
     const signals *signals;
     aflock_ctx *ctx;
     aflock *lock;
+    aflock_req req;
     uint64_t started;
     int contended;  /* an attempt found the lock taken */
     int watching;   /* the wait is being shown */
@@ -170,7 +171,7 @@ static void ask(waiter *w, uint32_t flags, uint64_t timeout)
     ao.timeout = timeout;
     ao.mode = w->options->mode;
     ao.flags = flags;
-    status = aflock_acquire(w->lock, &ao, on_lock, w, NULL);
+    status = aflock_acquire(w->lock, &ao, on_lock, w, &w->req);
     if (status != 0)
         answer(w, status, 0, "acquire");
     run(w);
@@ -193,6 +194,8 @@ static void open_and_ask(waiter *w, const char *path, int fd, uint32_t flags)
         return;
     }
     ask(w, flags, timeout == AFLOCK_FOREVER ? timeout : 0);
+    if (timeout == 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal && w->options->protocol == AFLOCK_SOFT)
+        ask(w, flags, 0); /* the attempt that breaks the marker of somebody who is gone does not take the lock */
     if (timeout > 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal)
         ask(w, flags, remaining(w));
 }
@@ -420,6 +423,10 @@ static int take_file(waiter *w)
     const char *path = w->options->file;
     uint32_t flags = file_flags(w->options);
 
+    if (w->options->protocol == AFLOCK_SOFT) {
+        wait_for(w, path, -1, AFLOCK_CREATE);
+        return GO_ON;
+    }
     if (!*path || insists_on_directory(path))
         return take_opened(w);
     wait_for(w, path, -1, flags);
@@ -452,6 +459,12 @@ static int start(waiter *w)
     return EX_OSERR;
 }
 
+/* What is on its way when the wait ends may be a marker that was just made: it is given time to go again. */
+static uint64_t grace(const options *o)
+{
+    return o->protocol == AFLOCK_SOFT ? AFLOCK_SECOND : 0;
+}
+
 int lock_take(const options *o, const signals *s)
 {
     waiter *w = &the_waiter;
@@ -472,7 +485,7 @@ int lock_take(const options *o, const signals *s)
     if (o->verbose && is_conflict(w) && !w->signal)
         find_holder(w);
     if (w->signal || w->status != 0 || !o->file)
-        (void)aflock_ctx_free(w->ctx, 0);
+        (void)aflock_ctx_free(w->ctx, grace(o));
     if (w->signal)
         die_by(s, w->signal);
     if (status == GO_ON && w->status != 0)
@@ -480,4 +493,23 @@ int lock_take(const options *o, const signals *s)
     if (status == GO_ON)
         report_time(o, now() - w->started);
     return status;
+}
+
+void lock_give_back(void)
+{
+    waiter *w = &the_waiter;
+    int status;
+
+    if (w->options->protocol != AFLOCK_SOFT)
+        return;
+    w->answered = w->contended = 0;
+    status = aflock_release(w->lock, w->req, on_lock, w);
+    if (status != 0)
+        answer(w, status, 0, "release");
+    run(w);
+    if (w->answered && w->status != 0)
+        complain("cannot remove the marker '%s': %s: %s", target(w->options), w->step, reason(w));
+    (void)aflock_ctx_free(w->ctx, grace(w->options));
+    if (w->signal)
+        die_by(w->signals, w->signal);
 }

@@ -9,4 +9,8 @@
  * ends; or the status to exit with, the reason having been said. Does not return when a signal ends the wait. */
 int lock_take(const options *o, const signals *s);
 
+/* Takes the marker of --soft away; other locks end with the descriptors that carry them. Does not return when a signal
+ * ends that. */
+void lock_give_back(void);
+
 #endif

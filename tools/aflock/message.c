@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -75,16 +74,23 @@ void make_printable(char *out, size_t size, const char *text)
     out[used] = '\0';
 }
 
-static int write_line(int fd, const char *text)
+static int write_raw_line(int fd, const char *raw)
 {
-    char raw[LINE_SIZE], line[LINE_SIZE];
+    char line[LINE_SIZE];
     size_t length;
 
-    (void)snprintf(raw, sizeof raw, "%s: %s", program_invocation_short_name, text);
     make_printable(line, sizeof line - 1, raw);
     length = strlen(line);
     line[length] = '\n'; /* takes the place of the terminating zero */
     return write_all(fd, line, length + 1);
+}
+
+static int write_line(int fd, const char *text)
+{
+    char raw[LINE_SIZE];
+
+    (void)snprintf(raw, sizeof raw, "%s: %s", program_invocation_short_name, text);
+    return write_raw_line(fd, raw);
 }
 
 void complain(const char *format, ...)
@@ -117,16 +123,27 @@ void report(const char *format, ...)
     remember(write_line(STDOUT_FILENO, text));
 }
 
+void print_line(const char *format, ...)
+{
+    char text[LINE_SIZE];
+    va_list arguments;
+
+    va_start(arguments, format);
+    (void)vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    remember(write_raw_line(STDOUT_FILENO, text));
+}
+
 void print(const char *text)
 {
     remember(write_all(STDOUT_FILENO, text, strlen(text)));
 }
 
-int closing_status(int status)
+int closing_status(int status, int failure)
 {
     /* A reader that went away has lost interest in the report, not in the command. */
     if (output_errno == 0 || output_errno == EPIPE)
         return status;
     complain("write error: %s", strerror(output_errno));
-    return EXIT_FAILURE;
+    return failure;
 }

@@ -11,11 +11,16 @@ __attribute__((format(printf, 1, 2))) void complain(const char *format, ...);
 /* "NAME: ...\n" on standard output, at once: nothing stays in a buffer that a fork would copy or an exec drop. */
 __attribute__((format(printf, 1, 2))) void report(const char *format, ...);
 
+/* "...\n" on standard output: what was asked for. */
+__attribute__((format(printf, 1, 2))) void print_line(const char *format, ...);
+
 /* Text as it is, on standard output. */
 void print(const char *text);
 
-/* The status to exit with: `status`, or 1 with a message when something could not be written to standard output. */
-int closing_status(int status);
+/* The status to exit with: `status`, or `failure` with a message when something could not be written to standard
+ * output.
+ */
+int closing_status(int status, int failure);
 
 /* Copies `text` with an escape (\n, \t, \r or \ooo) for each control character and each byte that is not of UTF-8. A
  * text that is printable already stays as it is. Cuts what does not fit, never within a character or an escape. */

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sysexits.h>
 
-enum { OPTION_VERBOSE = CHAR_MAX + 1, OPTION_FCNTL };
+enum { OPTION_VERBOSE = CHAR_MAX + 1, OPTION_FCNTL, OPTION_SOFT };
 
 static const struct option long_options[] = {
     {"shared", no_argument, NULL, 's'},
@@ -28,6 +28,7 @@ static const struct option long_options[] = {
     {"close", no_argument, NULL, 'o'},
     {"no-fork", no_argument, NULL, 'F'},
     {"fcntl", no_argument, NULL, OPTION_FCNTL},
+    {"soft", no_argument, NULL, OPTION_SOFT},
     {"verbose", no_argument, NULL, OPTION_VERBOSE},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -39,9 +40,12 @@ static const char help_text[] =
     "  aflock [options] FILE|DIRECTORY COMMAND [ARGUMENT...]\n"
     "  aflock [options] FILE|DIRECTORY -c STRING\n"
     "  aflock [options] NUMBER\n"
+    "  aflock status [--json] PATH\n"
+    "  aflock break [--force] PATH\n"
     "\n"
     "Runs a command while holding a file lock, or locks an open descriptor.\n"
-    "A drop-in for flock(1).\n"
+    "A drop-in for flock(1). status says who holds a lock, break takes away the\n"
+    "marker that a soft lock has left behind.\n"
     "\n"
     "  -s, --shared                   take a shared lock\n"
     "  -x, -e, --exclusive            take an exclusive lock (default)\n"
@@ -53,15 +57,27 @@ static const char help_text[] =
     "  -F, --no-fork                  become the command instead of waiting for it\n"
     "  -c, --command STRING           run STRING with $SHELL or /bin/sh; after FILE\n"
     "      --fcntl                    open-file-description lock on the whole file\n"
+    "      --soft                     lock by a marker: a file that names its holder\n"
     "      --verbose                  say how long the lock took, and who holds it meanwhile\n"
     "  -h, --help                     show this text\n"
     "  -V, --version                  show the version\n"
     "\n"
+    "      --json                     status: for programs\n"
+    "      --force                    break: even if the holder may be alive\n"
+    "\n"
     "status, break, append, replace, update and verify are reserved words: for a file\n"
-    "of that name write ./status and so on. More in aflock(1).\n";
+    "of that name write ./status, or -- before it, and so on. More in aflock(1).\n";
 
-/* First words that later releases will give a meaning. */
-static const char *const reserved_words[] = {"status", "break", "append", "replace", "update", "verify"};
+/* First operands that are no files, unless they stand behind "--". Those without an action get one in later releases.
+ */
+static const struct reserved {
+    const char *word;
+    action action; /* LOCK: none yet */
+    const char *option;
+} reserved_words[] = {
+    {"status", ACTION_STATUS, "--json"}, {"break", ACTION_BREAK, "--force"}, {"append", ACTION_LOCK, NULL},
+    {"replace", ACTION_LOCK, NULL},      {"update", ACTION_LOCK, NULL},      {"verify", ACTION_LOCK, NULL},
+};
 
 static int usage_error(void)
 {
@@ -123,10 +139,20 @@ static int parse_conflict_status(options *o, const char *text)
 
 /* What the options say before they are weighed against each other. */
 struct waiting {
+    int fcntl, soft;
     int nonblock;
     const char *not_a_time; /* the argument of -w, if it is a number but no time */
     uint64_t timeout;
 };
+
+static const struct reserved *find_reserved(const char *word)
+{
+    for (size_t i = 0; i < sizeof reserved_words / sizeof reserved_words[0]; i++) {
+        if (strcmp(word, reserved_words[i].word) == 0)
+            return &reserved_words[i];
+    }
+    return NULL;
+}
 
 static int parse_timeout(struct waiting *w, const char *text)
 {
@@ -202,7 +228,12 @@ static int parse_option(options *o, struct waiting *w, int option, const char *w
         o->no_fork = 1;
         return GO_ON;
     case OPTION_FCNTL:
+        w->fcntl = 1;
         o->protocol = AFLOCK_OFD;
+        return GO_ON;
+    case OPTION_SOFT:
+        w->soft = 1;
+        o->protocol = AFLOCK_SOFT;
         return GO_ON;
     case OPTION_VERBOSE:
         o->verbose = 1;
@@ -244,17 +275,26 @@ static int parse_command(options *o, int count, char **words)
     return GO_ON;
 }
 
-static int parse_operands(options *o, int count, char **words)
+/* The operands: `quoted` when they stand behind "--". */
+static int parse_operands(options *o, int count, char **words, int quoted)
 {
+    const struct reserved *reserved;
+
     if (count == 0) {
         complain("requires file descriptor, file or directory");
         return EX_USAGE;
     }
-    for (size_t i = 0; i < sizeof reserved_words / sizeof reserved_words[0]; i++) {
-        if (strcmp(words[0], reserved_words[i]) == 0) {
-            complain("'%s' is reserved for a later release; a file of that name is written ./%s", words[0], words[0]);
-            return EX_USAGE;
-        }
+    reserved = quoted ? NULL : find_reserved(words[0]);
+    if (reserved) {
+        complain("'%s' %s; a file of that name is written ./%s", words[0],
+                 reserved->action == ACTION_LOCK ? "is reserved for a later release"
+                                                 : "must be the first word, without options before it",
+                 words[0]);
+        return EX_USAGE;
+    }
+    if (count == 1 && o->protocol == AFLOCK_SOFT) {
+        complain("--soft requires a file and a command; a descriptor has no marker");
+        return EX_USAGE;
     }
     if (count == 1)
         return parse_descriptor(o, words[0]);
@@ -272,8 +312,57 @@ static int check_timeout(options *o, const struct waiting *w)
     return GO_ON;
 }
 
+/* A marker is held alone, by aflock itself, and as long as aflock is there to take it away: no descriptor carries it.
+ */
+static int check_soft(const options *o, const struct waiting *w)
+{
+    const char *other = w->fcntl                   ? "fcntl"
+                        : o->mode == AFLOCK_SHARED ? "shared"
+                        : o->unlock                ? "unlock"
+                        : o->close                 ? "close"
+                        : o->no_fork               ? "no-fork"
+                                                   : NULL;
+
+    if (!w->soft || !other)
+        return GO_ON;
+    complain("the --soft and --%s options are incompatible", other);
+    return EX_USAGE;
+}
+
+/* "status" and "break": their option, wherever it stands, and one path. */
+static int parse_action(options *o, const struct reserved *reserved, char **words)
+{
+    int only_operands = 0;
+
+    o->action = reserved->action;
+    for (; *words; words++) {
+        if (!only_operands && strcmp(*words, "--") == 0) {
+            only_operands = 1;
+        } else if (only_operands || **words != '-') {
+            if (o->file) {
+                complain("'%s' takes one path, so '%s' is too much", reserved->word, *words);
+                return usage_error();
+            }
+            o->file = *words;
+        } else if (strcmp(*words, "-h") == 0 || strcmp(*words, "--help") == 0) {
+            return show_help();
+        } else if (strcmp(*words, reserved->option) == 0) {
+            o->json = o->action == ACTION_STATUS;
+            o->force = o->action == ACTION_BREAK;
+        } else {
+            complain("'%s' knows no option '%s'", reserved->word, *words);
+            return usage_error();
+        }
+    }
+    if (o->file)
+        return GO_ON;
+    complain("'%s' requires a path", reserved->word);
+    return usage_error();
+}
+
 int options_parse(options *o, int argc, char **argv)
 {
+    const struct reserved *reserved;
     struct waiting w = {.timeout = AFLOCK_FOREVER};
     int option, status, at = 1;
 
@@ -282,6 +371,9 @@ int options_parse(options *o, int argc, char **argv)
         complain("not enough arguments");
         return usage_error();
     }
+    reserved = find_reserved(argv[1]);
+    if (reserved && reserved->action != ACTION_LOCK)
+        return parse_action(o, reserved, argv + 2);
     while ((option = getopt_long(argc, argv, "+:sexunw:E:oFhV", long_options, NULL)) != -1) {
         if ((status = parse_option(o, &w, option, argv[at])) != GO_ON)
             return status;
@@ -291,7 +383,9 @@ int options_parse(options *o, int argc, char **argv)
         complain("the --no-fork and --close options are incompatible");
         return EX_USAGE;
     }
-    if ((status = parse_operands(o, argc - optind, argv + optind)) != GO_ON)
+    if ((status = check_soft(o, &w)) != GO_ON)
+        return status;
+    if ((status = parse_operands(o, argc - optind, argv + optind, strcmp(argv[optind - 1], "--") == 0)) != GO_ON)
         return status;
     return check_timeout(o, &w);
 }

@@ -4,7 +4,10 @@
 
 #include <aflock/aflock.h>
 
+typedef enum action { ACTION_LOCK, ACTION_STATUS, ACTION_BREAK } action;
+
 typedef struct options {
+    action action; /* STATUS and BREAK: only `file`, `json` and `force` count */
     aflock_mode mode;
     aflock_protocol protocol;
     int unlock;          /* -u: no lock is taken, a lock on the descriptor is dropped */
@@ -13,9 +16,11 @@ typedef struct options {
     int close;           /* the command does not inherit the lock */
     int no_fork;
     int verbose;
+    int json;         /* status: for programs */
+    int force;        /* break: also when the holder may be alive */
     const char *file; /* NULL in the descriptor form */
     int fd;           /* descriptor form */
-    char **command;   /* NULL in the descriptor form */
+    char **command;   /* NULL in the descriptor form, STATUS and BREAK */
     char *shell[4];   /* the command, when it is a string for a shell */
 } options;
 

@@ -22,8 +22,7 @@ void progress_init(progress *p, const char *target)
     *p = (progress){.target = target, .terminal = isatty(STDERR_FILENO)};
 }
 
-/* The name of a process. 0, or -1 when it cannot be read. */
-static int read_name(int64_t pid, char *name, size_t size)
+int progress_name(int64_t pid, char *name, size_t size)
 {
     char path[64], text[64];
     ssize_t n;
@@ -43,6 +42,18 @@ static int read_name(int64_t pid, char *name, size_t size)
     return 0;
 }
 
+/* Who a marker says that made it. */
+static void name_marker(progress *p, const aflock_holder *holder)
+{
+    char name[80], host[1024 + 1], shown[96] = ""; /* an escape takes four bytes for one, and a host has 255 */
+
+    make_printable(host, sizeof host, holder->host);
+    if (holder->here && !holder->gone && progress_name(holder->pid, name, sizeof name) == 0)
+        snprintf(shown, sizeof shown, " (%s)", name);
+    snprintf(p->holder, sizeof p->holder, ", held by pid %d%s on %s%s", (int)holder->pid, shown, host,
+             holder->gone ? ", which has ended" : "");
+}
+
 void progress_holder(progress *p, const aflock_holder *holder)
 {
     char name[80], others[32] = ""; /* the kernel's names have 15 bytes at most, and an escape has 4 */
@@ -50,9 +61,13 @@ void progress_holder(progress *p, const aflock_holder *holder)
     p->holder[0] = '\0';
     if (holder->status != 0 || !holder->held || holder->pid <= 0 || holder->pid > INT_MAX)
         return;
+    if (holder->host && *holder->host) {
+        name_marker(p, holder);
+        return;
+    }
     if (holder->count > 1)
         snprintf(others, sizeof others, " and %u more", holder->count - 1);
-    if (read_name(holder->pid, name, sizeof name) == 0)
+    if (progress_name(holder->pid, name, sizeof name) == 0)
         snprintf(p->holder, sizeof p->holder, ", held by pid %d (%s)%s", (int)holder->pid, name, others);
     else if (kill((pid_t)holder->pid, 0) != 0 &&
              errno == ESRCH) /* others share its descriptor, unknown to the kernel */
@@ -116,7 +131,7 @@ static const char *ending(const char *text, size_t width)
 static void compose(const progress *p, uint64_t waited, char *line, size_t size)
 {
     enum { ENOUGH = 12 }; /* bytes of a target that still say something */
-    char target[4 * PATH_MAX], words[64], head[4 * sizeof words], tail[256];
+    char target[4 * PATH_MAX], words[64], head[4 * sizeof words], tail[sizeof p->holder + 64];
     size_t width = columns(), length, taken;
 
     make_printable(target, sizeof target, p->target);
@@ -137,7 +152,7 @@ static void compose(const progress *p, uint64_t waited, char *line, size_t size)
 
 void progress_show(progress *p, uint64_t waited)
 {
-    char line[4 * PATH_MAX + 512];
+    char line[4 * PATH_MAX + 2048];
 
     if (!p->terminal) {
         if (!p->announced)

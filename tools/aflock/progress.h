@@ -10,11 +10,14 @@ typedef struct progress {
     const char *target; /* what is waited for, as the user wrote it */
     int terminal;       /* standard error is one */
     int announced;
-    size_t width;     /* of what stands on the terminal's line now */
-    char holder[160]; /* ", held by ...", or empty while it is not known */
+    size_t width;      /* of what stands on the terminal's line now */
+    char holder[1280]; /* ", held by ...", or empty while it is not known */
 } progress;
 
 void progress_init(progress *p, const char *target);
+
+/* The name of a process of this host, made printable. 0, or -1 when it cannot be read. */
+int progress_name(int64_t pid, char *name, size_t size);
 
 /* Remembers who holds the lock. */
 void progress_holder(progress *p, const aflock_holder *holder);

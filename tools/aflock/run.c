@@ -49,8 +49,9 @@ static void reap(pid_t child, int *status)
         ;
 }
 
-/* Lets the child execute the command, unless a signal has come: that ends both, as before the fork. */
-static void open_gate(pid_t child, const signals *s, int gate)
+/* Lets the child execute the command, unless a signal has come: that ends both, as before the fork. The signal, or 0.
+ */
+static int open_gate(pid_t child, const signals *s, int gate)
 {
     int number = signals_next_ending(s);
     int status;
@@ -58,10 +59,11 @@ static void open_gate(pid_t child, const signals *s, int gate)
     if (number != 0) {
         (void)kill(child, SIGKILL);
         reap(child, &status);
-        die_by(s, number);
+        return number;
     }
     while (write(gate, "", 1) < 0 && errno == EINTR)
         ;
+    return 0;
 }
 
 /* Waits for the child; passes signals on. `seen` collects those that aflock got. */
@@ -86,30 +88,30 @@ static int wait_for_command(pid_t child, const signals *s, sigset_t *seen, int *
     return error;
 }
 
-static int command_status(const signals *s, const sigset_t *seen, int status)
+static int command_status(const sigset_t *seen, int status, int *ended_by)
 {
     if (WIFEXITED(status))
         return WEXITSTATUS(status);
     /* What ended the command was meant for aflock as well. Shells stop a script and service managers call a stop clean
      * only if they see the signal itself. */
     if (sigismember(seen, WTERMSIG(status)))
-        die_by(s, WTERMSIG(status));
+        *ended_by = WTERMSIG(status);
     return 128 + WTERMSIG(status);
 }
 
-static int supervise(pid_t child, const signals *s)
+static int supervise(pid_t child, const signals *s, int *ended_by)
 {
     sigset_t seen;
     int status = 0;
     int error = wait_for_command(child, s, &seen, &status);
 
     if (error == 0)
-        return command_status(s, &seen, status);
+        return command_status(&seen, status, ended_by);
     complain("cannot wait for the command: waitpid: %s", strerror(error));
     return EXIT_FAILURE;
 }
 
-static int fork_command(const options *o, const signals *s)
+static int fork_command(const options *o, const signals *s, int *ended_by)
 {
     int gate[2];
     pid_t child;
@@ -125,15 +127,16 @@ static int fork_command(const options *o, const signals *s)
     if (child < 0)
         complain("cannot run '%s': fork: %s", o->command[0], strerror(errno));
     else
-        open_gate(child, s, gate[1]);
+        *ended_by = open_gate(child, s, gate[1]);
     close(gate[1]);
-    return child < 0 ? EX_OSERR : supervise(child, s);
+    return child < 0 || *ended_by ? EX_OSERR : supervise(child, s, ended_by);
 }
 
-int run_command(const options *o, const signals *s)
+int run_command(const options *o, const signals *s, int *ended_by)
 {
+    *ended_by = 0;
     if (o->verbose)
         report("executing %s", o->command[0]);
     (void)signal(SIGCHLD, SIG_DFL); /* ignored, it would make the command's status vanish */
-    return o->no_fork ? execute(o, s) : fork_command(o, s);
+    return o->no_fork ? execute(o, s) : fork_command(o, s, ended_by);
 }

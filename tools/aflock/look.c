@@ -1,0 +1,199 @@
+/* Everything is asked on this thread: there is nothing to wait for but the file system itself, and signals end that.
+ *
+ * Of locks in the kernel the descriptor is asked, of a marker the path. The descriptor is one that only names the file
+ * (O_PATH): no driver, no FIFO and no listener hears of it, and it needs no permission on the file.
+ */
+#include "look.h"
+
+#include "message.h"
+#include "options.h"
+
+#include <aflock/epoll.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+/* One question, and where its answer goes. */
+typedef struct question {
+    aflock_holder *holder;
+    char *host; /* LOOK_HOST bytes, or NULL */
+    int answered;
+    int error; /* of a removal */
+} question;
+
+static void on_seen(aflock *lock, const aflock_holder *holder, void *user)
+{
+    question *q = user;
+
+    (void)lock;
+    *q->holder = *holder;
+    q->holder->host = q->host;
+    if (q->host)
+        snprintf(q->host, LOOK_HOST, "%s", holder->host);
+    q->answered = 1;
+}
+
+static void on_broken(aflock *lock, const aflock_result *result, void *user)
+{
+    question *q = user;
+
+    (void)lock;
+    if (result->status != 0)
+        q->error = result->sys_errno ? result->sys_errno : EIO;
+    q->answered = 1;
+}
+
+static int open_lock(const look *l, aflock_protocol protocol, aflock **lock)
+{
+    aflock_options lo;
+
+    aflock_options_init(&lo);
+    lo.protocol = protocol;
+    lo.io = AFLOCK_IO_INLINE;
+    return protocol == AFLOCK_SOFT ? aflock_open(lock, l->ctx, l->path, &lo) : aflock_open_fd(lock, l->ctx, l->fd, &lo);
+}
+
+static int wait_for_answer(const look *l, const question *q)
+{
+    int status = 0;
+
+    while (!q->answered && status == 0)
+        status = aflock_epoll_run_once(l->ctx, AFLOCK_FOREVER);
+    return status;
+}
+
+static int ask(const look *l, aflock_protocol protocol, aflock_holder *holder, char *host)
+{
+    question q = {.holder = holder, .host = host};
+    aflock *lock = NULL;
+    int status = open_lock(l, protocol, &lock);
+
+    if (status == 0)
+        status = aflock_inspect(lock, on_seen, &q);
+    if (status == 0)
+        status = wait_for_answer(l, &q);
+    (void)aflock_close(lock);
+    return status != 0 ? status : holder->status;
+}
+
+/* Only of regular files: whatever else is there is no marker. */
+static int ask_marker(look *l)
+{
+    int status;
+
+    if (!S_ISREG(l->st.st_mode))
+        return 0;
+    l->marker = MARKER_NOBODY;
+    if (l->st.st_size == 0)
+        return 0;
+    if (access(l->path, R_OK) != 0 && errno != ENOENT) {
+        l->marker = MARKER_UNREAD;
+        return 0;
+    }
+    status = ask(l, AFLOCK_SOFT, &l->soft, l->host);
+    if (status == AFLOCK_ENAMETOOLONG) /* of what a marker may be called */
+        return 0;
+    if (status == 0 && l->soft.held && l->soft.pid > 0)
+        l->marker = MARKER_HOLDER;
+    return status;
+}
+
+static int cannot(const look *l, const char *why)
+{
+    complain("cannot look at '%s': %s", l->path, why);
+    return EX_NOINPUT;
+}
+
+static int ends_like_directory(const char *path)
+{
+    size_t length = strlen(path);
+
+    if (length > 1 && path[length - 1] == '.' && path[length - 2] == '/')
+        length--;
+    return length > 1 && path[length - 1] == '/';
+}
+
+static int open_path(look *l)
+{
+    if (ends_like_directory(l->path)) /* a link before it would be followed */
+        return cannot(l, "it is to be written without the slash at its end");
+    l->fd = open(l->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (l->fd < 0)
+        return errno == ENOENT && *l->path ? GO_ON : cannot(l, strerror(errno));
+    if (fstat(l->fd, &l->st) != 0)
+        return cannot(l, strerror(errno));
+    return S_ISLNK(l->st.st_mode) ? cannot(l, "it is a symbolic link") : GO_ON;
+}
+
+int look_at(look *l, const char *path)
+{
+    int status;
+
+    *l = (look){.path = path, .fd = -1};
+    status = open_path(l);
+    if (status != GO_ON || l->fd < 0)
+        return status;
+    status = aflock_epoll_new(&l->ctx, NULL);
+    if (status != 0) {
+        complain("cannot make an event loop: %s", aflock_strerror(status));
+        return EX_OSERR;
+    }
+    if ((status = ask(l, AFLOCK_NATIVE, &l->native, NULL)) != 0 || (status = ask(l, AFLOCK_OFD, &l->ofd, NULL)) != 0 ||
+        (status = ask_marker(l)) != 0)
+        return cannot(l, aflock_strerror(status));
+    return GO_ON;
+}
+
+void look_end(look *l)
+{
+    (void)aflock_ctx_free(l->ctx, 0);
+    if (l->fd >= 0)
+        close(l->fd);
+}
+
+int look_is_stale(const look *l)
+{
+    struct stat now;
+
+    return lstat(l->path, &now) != 0 || now.st_dev != l->st.st_dev || now.st_ino != l->st.st_ino ||
+           now.st_mtim.tv_sec != l->st.st_mtim.tv_sec || now.st_mtim.tv_nsec != l->st.st_mtim.tv_nsec;
+}
+
+int look_break(look *l)
+{
+    question q = {.error = 0};
+    aflock *lock = NULL;
+    int status = open_lock(l, AFLOCK_SOFT, &lock);
+
+    if (status == 0)
+        status = aflock_break(lock, on_broken, &q);
+    if (status == 0)
+        status = wait_for_answer(l, &q);
+    (void)aflock_close(lock);
+    return status != 0 ? EIO : q.error;
+}
+
+size_t look_command(const aflock_holder *holder, char words[LOOK_COMMAND + 1])
+{
+    char path[64];
+    size_t used = 0;
+    ssize_t n;
+    int fd;
+
+    if (!holder->here || holder->gone || holder->pid <= 0 || holder->pid > INT_MAX)
+        return 0;
+    snprintf(path, sizeof path, "/proc/%d/cmdline", (int)holder->pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    while (used < LOOK_COMMAND && ((n = read(fd, words + used, LOOK_COMMAND - used)) > 0 || (n < 0 && errno == EINTR)))
+        used += n > 0 ? (size_t)n : 0;
+    close(fd);
+    if (used > 0 && words[used - 1] != '\0')
+        words[used++] = '\0'; /* cut, or overwritten by the process itself */
+    return used;
+}

@@ -1,0 +1,44 @@
+/* What is on a path, and who holds which lock there, without taking one. */
+#ifndef AFLOCK_COMMAND_LOOK_H
+#define AFLOCK_COMMAND_LOOK_H
+
+#include <aflock/aflock.h>
+#include <stddef.h>
+#include <sys/stat.h>
+
+typedef enum marker {
+    MARKER_NONE,   /* nothing there that could be one: no file, or no regular one */
+    MARKER_UNREAD, /* a file that may not be read */
+    MARKER_NOBODY, /* a file that names no holder: that of a native lock, most likely, or any other */
+    MARKER_HOLDER  /* names its holder */
+} marker;
+
+enum { LOOK_HOST = 256, LOOK_COMMAND = 4096 };
+
+typedef struct look {
+    const char *path;
+    aflock_ctx *ctx;
+    int fd;         /* O_PATH: keeps what was seen from being replaced unnoticed; -1: nothing is there */
+    struct stat st; /* of that */
+    marker marker;
+    aflock_holder soft; /* with MARKER_HOLDER */
+    aflock_holder native, ofd;
+    char host[LOOK_HOST]; /* soft.host */
+} look;
+
+/* Looks, without following a symbolic link at the path and without opening the file, but to read it if it is a regular
+ * one. Returns GO_ON, or the status to exit with, the reason having been said. look_end in both cases. */
+int look_at(look *l, const char *path);
+void look_end(look *l);
+
+/* Does the path name another file by now, or one that was written since? */
+int look_is_stale(const look *l);
+
+/* Takes the marker away. 0, or an errno. */
+int look_break(look *l);
+
+/* The words of a process of this host, each with a zero behind it; LOOK_COMMAND bytes of them at most. Their length; 0:
+ * it has none or they cannot be read. */
+size_t look_command(const aflock_holder *holder, char words[LOOK_COMMAND + 1]);
+
+#endif

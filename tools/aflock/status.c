@@ -1,0 +1,315 @@
+/* Says what look.c has seen, as text or JSON, and takes markers away.
+ *
+ * JSON is written by hand: valid whatever the bytes of names and paths are. It is made of UTF-8 and escapes; a byte
+ * that is not of UTF-8 becomes U+FFFD.
+ */
+#include "status.h"
+
+#include "look.h"
+#include "message.h"
+#include "progress.h"
+
+#include <aflock/aflock.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+
+enum { FREE = EX_OK, HELD = 1 };
+
+static int is_held(const look *l)
+{
+    return l->marker == MARKER_HOLDER || l->native.held || l->ofd.held;
+}
+
+/* ------------------------------------------------------------------------------------------------------------ text */
+
+enum { COMMAND_SHOWN = 200, WHO = 2048 };
+
+/* " (command)" of a process of this host, as far as that can be known; else "". */
+static void describe_command(const aflock_holder *holder, char *out, size_t size)
+{
+    char words[LOOK_COMMAND + 1], name[80];
+    size_t length = look_command(holder, words);
+
+    *out = '\0';
+    if (length > 0) {
+        for (size_t i = 0; i + 1 < length; i++) {
+            if (words[i] == '\0')
+                words[i] = ' ';
+        }
+        snprintf(out, size, " (%.*s)", COMMAND_SHOWN, words);
+    } else if (holder->here && !holder->gone && progress_name(holder->pid, name, sizeof name) == 0) {
+        snprintf(out, size, " (%s)", name);
+    }
+}
+
+static void describe_kernel_holder(const aflock_holder *holder, char *out, size_t size)
+{
+    char command[512], others[32] = "";
+
+    if (holder->pid <= 0) {
+        snprintf(out, size, "a process that is not known");
+        return;
+    }
+    if (holder->count > 1)
+        snprintf(others, sizeof others, " and %" PRIu32 " more", holder->count - 1);
+    describe_command(holder, command, sizeof command);
+    snprintf(out, size, "pid %" PRId64 "%s%s", holder->pid, command, others);
+}
+
+static void describe_marker(const look *l, char *out, size_t size)
+{
+    char command[512];
+
+    describe_command(&l->soft, command, sizeof command);
+    snprintf(out, size, "pid %" PRId64 "%s on %s%s, for %" PRIu64 " s", l->soft.pid, command,
+             *l->host ? l->host : "a host without a name",
+             l->soft.gone   ? ", which has ended"
+             : l->soft.here ? ""
+                            : ", another host",
+             l->soft.age / AFLOCK_SECOND);
+}
+
+static void show_kernel_lock(const look *l, const char *protocol, const aflock_holder *holder)
+{
+    char who[WHO];
+
+    if (!holder->held)
+        return;
+    describe_kernel_holder(holder, who, sizeof who);
+    print_line("%s: held (%s, %s) by %s", l->path, protocol, holder->mode == AFLOCK_SHARED ? "shared" : "exclusive",
+               who);
+}
+
+static void show_text(const look *l)
+{
+    char who[WHO];
+
+    show_kernel_lock(l, "native", &l->native);
+    show_kernel_lock(l, "ofd", &l->ofd);
+    if (l->marker == MARKER_HOLDER) {
+        describe_marker(l, who, sizeof who);
+        print_line("%s: held (soft) by %s", l->path, who);
+    }
+    if (is_held(l))
+        return;
+    print_line("%s: free%s", l->path,
+               l->fd < 0 ? " (there is no such file)"
+               : l->marker == MARKER_NOBODY
+                   ? " (to soft locks it is taken, since the file is there; it names no holder)"
+                   : "");
+}
+
+/* ------------------------------------------------------------------------------------------------------------ JSON */
+
+/* The length of the character of UTF-8 at the start of `text`, which is `size` bytes long; 0: it is none. */
+static size_t character_length(const char *text, size_t size)
+{
+    const unsigned char *byte = (const unsigned char *)text;
+    size_t length = byte[0] < 0x80 ? 1 : byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
+    unsigned lowest = byte[0] == 0xe0 ? 0xa0 : byte[0] == 0xf0 ? 0x90 : 0x80;  /* below are longer ways to write it */
+    unsigned highest = byte[0] == 0xed ? 0x9f : byte[0] == 0xf4 ? 0x8f : 0xbf; /* above are surrogates, or nothing */
+
+    if (length == 1)
+        return 1;
+    if (byte[0] < 0xc2 || byte[0] > 0xf4 || length > size || byte[1] < lowest || byte[1] > highest)
+        return 0;
+    for (size_t i = 2; i < length; i++) {
+        if ((byte[i] & 0xc0) != 0x80)
+            return 0;
+    }
+    return length;
+}
+
+static void write_string(FILE *out, const char *text)
+{
+    size_t size = strlen(text);
+
+    putc('"', out);
+    while (size > 0) {
+        size_t length = character_length(text, size);
+
+        if (length == 0)
+            fputs("\\ufffd", out);
+        else if (length == 1 && (*text == '"' || *text == '\\'))
+            fprintf(out, "\\%c", *text);
+        else if (length == 1 && ((unsigned char)*text < 0x20 || *text == 0x7f))
+            fprintf(out, "\\u%04x", (unsigned)*text);
+        else if (length == 2 && *text == '\xc2' && (unsigned char)text[1] < 0xa0) /* these control terminals, too */
+            fprintf(out, "\\u%04x", (unsigned)(unsigned char)text[1]);
+        else
+            fwrite(text, 1, length, out);
+        text += length ? length : 1;
+        size -= length ? length : 1;
+    }
+    putc('"', out);
+}
+
+static void write_command(FILE *out, const aflock_holder *holder)
+{
+    char words[LOOK_COMMAND + 1];
+    size_t length = look_command(holder, words);
+
+    if (length == 0) {
+        fputs("null", out);
+        return;
+    }
+    for (size_t at = 0; at < length; at += strlen(words + at) + 1) {
+        fputs(at == 0 ? "[" : ",", out);
+        write_string(out, words + at);
+    }
+    putc(']', out);
+}
+
+static const char *truth(int value)
+{
+    return value ? "true" : "false";
+}
+
+static void write_lock(FILE *out, const char *protocol, const aflock_holder *holder, const char **comma)
+{
+    fprintf(out, "%s{\"protocol\":\"%s\",\"mode\":\"%s\",\"pid\":", *comma, protocol,
+            holder->mode == AFLOCK_SHARED ? "shared" : "exclusive");
+    *comma = ",";
+    if (holder->pid > 0)
+        fprintf(out, "%" PRId64, holder->pid);
+    else
+        fputs("null", out);
+    fprintf(out, ",\"processes\":%" PRIu32 ",\"command\":", holder->count);
+    write_command(out, holder);
+    if (holder->host) {
+        fputs(",\"host\":", out);
+        write_string(out, holder->host);
+        fprintf(out, ",\"here\":%s,\"gone\":%s,\"age\":%" PRIu64 ".%03u", truth(holder->here), truth(holder->gone),
+                holder->age / AFLOCK_SECOND, (unsigned)(holder->age % AFLOCK_SECOND / AFLOCK_MILLISECOND));
+    }
+    putc('}', out);
+}
+
+static void write_json(FILE *out, const look *l)
+{
+    static const char *const markers[] = {"none", "unread", "nobody", "holder"};
+    const char *comma = "";
+
+    fputs("{\"path\":", out);
+    write_string(out, l->path);
+    fprintf(out, ",\"exists\":%s,\"held\":%s,\"marker\":\"%s\",\"locks\":[", truth(l->fd >= 0), truth(is_held(l)),
+            markers[l->marker]);
+    if (l->native.held)
+        write_lock(out, "native", &l->native, &comma);
+    if (l->ofd.held)
+        write_lock(out, "ofd", &l->ofd, &comma);
+    if (l->marker == MARKER_HOLDER)
+        write_lock(out, "soft", &l->soft, &comma);
+    fputs("]}\n", out);
+}
+
+static int show_json(const look *l)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    if (out)
+        write_json(out, l);
+    if (!out || fclose(out) != 0) {
+        complain("cannot write: %s", strerror(errno));
+        free(text);
+        return EX_OSERR;
+    }
+    print(text);
+    free(text);
+    return GO_ON;
+}
+
+/* -------------------------------------------------------------------------------------------------------- the words */
+
+static int show(const options *o, const look *l)
+{
+    int status = GO_ON;
+
+    if (l->marker == MARKER_UNREAD && !is_held(l)) {
+        complain("cannot read '%s', so who holds it is not known", l->path);
+        return EX_NOINPUT;
+    }
+    if (o->json)
+        status = show_json(l);
+    else
+        show_text(l);
+    return status != GO_ON ? status : is_held(l) ? HELD : FREE;
+}
+
+int status_show(const options *o)
+{
+    look l;
+    int status = look_at(&l, o->file);
+
+    if (status == GO_ON)
+        status = show(o, &l);
+    look_end(&l);
+    return status;
+}
+
+/* Why what is there must not be taken away, or NULL. */
+static const char *no_marker(const look *l)
+{
+    if (l->native.held || l->ofd.held)
+        return "it is locked in the kernel";
+    switch (l->marker) {
+    case MARKER_NONE:
+        return S_ISDIR(l->st.st_mode) ? "it is a directory" : "it is no regular file";
+    case MARKER_UNREAD:
+        return "it cannot be read";
+    case MARKER_NOBODY:
+        return "it names no holder";
+    default:
+        return NULL;
+    }
+}
+
+static int break_marker(const options *o, look *l)
+{
+    const char *why = no_marker(l);
+    char who[WHO];
+    int error;
+
+    if (why) {
+        complain("'%s' is left alone, it is no marker of a soft lock: %s", l->path, why);
+        return EX_DATAERR;
+    }
+    describe_marker(l, who, sizeof who);
+    if (!l->soft.gone && !o->force) {
+        complain("'%s' is held by %s; %s: --force breaks it all the same", l->path, who,
+                 l->soft.here ? "it may be alive" : "whether it is alive cannot be told from here");
+        return HELD;
+    }
+    if (look_is_stale(l)) {
+        complain("'%s' has just changed, nothing is done", l->path);
+        return HELD;
+    }
+    error = look_break(l);
+    if (error != 0) {
+        complain("cannot remove '%s': %s", l->path, strerror(error));
+        return EX_OSERR;
+    }
+    print_line("%s: broken; it was held by %s", l->path, who);
+    return EX_OK;
+}
+
+int status_break(const options *o)
+{
+    look l;
+    int status = look_at(&l, o->file);
+
+    if (status == GO_ON && l.fd < 0) {
+        print_line("%s: there is no marker", l.path);
+        status = EX_OK;
+    } else if (status == GO_ON) {
+        status = break_marker(o, &l);
+    }
+    look_end(&l);
+    return status;
+}
