@@ -30,21 +30,31 @@ static int write_all(int fd, const char *text, size_t length)
     return 0;
 }
 
-/* The length of the character of UTF-8 that `text` starts with, or 0 if it is a control character or not UTF-8. */
-static size_t printable_length(const char *text)
+size_t utf8_length(const char *text)
 {
     const unsigned char *byte = (const unsigned char *)text;
     size_t length = byte[0] < 0x80 ? 1 : byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
+    unsigned lowest = byte[0] == 0xe0 ? 0xa0 : byte[0] == 0xf0 ? 0x90 : 0x80;  /* below are longer ways to write it */
+    unsigned highest = byte[0] == 0xed ? 0x9f : byte[0] == 0xf4 ? 0x8f : 0xbf; /* above are surrogates, or nothing */
 
-    if (byte[0] > 0xf4 || (length == 2 && byte[0] < 0xc2))
+    if (length == 1)
+        return 1;
+    if (byte[0] < 0xc2 || byte[0] > 0xf4 || byte[1] < lowest || byte[1] > highest)
         return 0;
-    for (size_t i = 1; i < length; i++) {
+    for (size_t i = 2; i < length; i++) { /* a terminating zero ends it */
         if ((byte[i] & 0xc0) != 0x80)
             return 0;
     }
-    if (length == 1 && iscntrl(byte[0])) /* no locale is set: it knows ASCII */
-        return 0;
-    return length == 2 && byte[0] == 0xc2 && byte[1] < 0xa0 ? 0 : length; /* U+0080 to U+009F control terminals too */
+    return length;
+}
+
+int is_control(const char *character)
+{
+    const unsigned char *byte = (const unsigned char *)character;
+
+    if (byte[0] < 0x80)
+        return iscntrl(byte[0]) != 0;         /* no locale is set: it knows ASCII */
+    return byte[0] == 0xc2 && byte[1] < 0xa0; /* U+0080 to U+009F control terminals too */
 }
 
 /* Writes the escape for a byte into `out`; returns its length. */
@@ -64,7 +74,8 @@ void make_printable(char *out, size_t size, const char *text)
 
     while (*text) {
         char escaped[5];
-        size_t length = printable_length(text), width = length ? length : escape(escaped, (unsigned char)*text);
+        size_t length = is_control(text) ? 0 : utf8_length(text),
+               width = length ? length : escape(escaped, (unsigned char)*text);
         if (used + width >= size)
             break;
         memcpy(out + used, length ? text : escaped, width);

@@ -22,6 +22,12 @@ void print(const char *text);
  */
 int closing_status(int status, int failure);
 
+/* The length of the character of UTF-8 that `text`, which is not empty, starts with; 0: it is none. */
+size_t utf8_length(const char *text);
+
+/* Does the character control a terminal? */
+int is_control(const char *character);
+
 /* Copies `text` with an escape (\n, \t, \r or \ooo) for each control character and each byte that is not of UTF-8. A
  * text that is printable already stays as it is. Cuts what does not fit, never within a character or an escape. */
 void make_printable(char *out, size_t size, const char *text);

@@ -105,45 +105,25 @@ static void show_text(const look *l)
 
 /* ------------------------------------------------------------------------------------------------------------ JSON */
 
-/* The length of the character of UTF-8 at the start of `text`, which is `size` bytes long; 0: it is none. */
-static size_t character_length(const char *text, size_t size)
+/* The number of a control character. */
+static unsigned control(const char *text)
 {
-    const unsigned char *byte = (const unsigned char *)text;
-    size_t length = byte[0] < 0x80 ? 1 : byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
-    unsigned lowest = byte[0] == 0xe0 ? 0xa0 : byte[0] == 0xf0 ? 0x90 : 0x80;  /* below are longer ways to write it */
-    unsigned highest = byte[0] == 0xed ? 0x9f : byte[0] == 0xf4 ? 0x8f : 0xbf; /* above are surrogates, or nothing */
-
-    if (length == 1)
-        return 1;
-    if (byte[0] < 0xc2 || byte[0] > 0xf4 || length > size || byte[1] < lowest || byte[1] > highest)
-        return 0;
-    for (size_t i = 2; i < length; i++) {
-        if ((byte[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    return length;
+    return (unsigned char)(*text == '\xc2' ? text[1] : *text);
 }
 
 static void write_string(FILE *out, const char *text)
 {
-    size_t size = strlen(text);
-
     putc('"', out);
-    while (size > 0) {
-        size_t length = character_length(text, size);
+    while (*text) {
+        size_t length = utf8_length(text);
 
         if (length == 0)
             fputs("\\ufffd", out);
-        else if (length == 1 && (*text == '"' || *text == '\\'))
-            fprintf(out, "\\%c", *text);
-        else if (length == 1 && ((unsigned char)*text < 0x20 || *text == 0x7f))
-            fprintf(out, "\\u%04x", (unsigned)*text);
-        else if (length == 2 && *text == '\xc2' && (unsigned char)text[1] < 0xa0) /* these control terminals, too */
-            fprintf(out, "\\u%04x", (unsigned)(unsigned char)text[1]);
+        else if (is_control(text))
+            fprintf(out, "\\u%04x", control(text));
         else
-            fwrite(text, 1, length, out);
+            fprintf(out, "%s%.*s", *text == '"' || *text == '\\' ? "\\" : "", (int)length, text);
         text += length ? length : 1;
-        size -= length ? length : 1;
     }
     putc('"', out);
 }
