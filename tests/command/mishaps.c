@@ -2,15 +2,18 @@
  *
  *   NFS        flock(2) refuses an exclusive lock on a descriptor that is open for reading only
  *   EAGAIN     there are too many processes to fork another
+ *   REPLACED   when a marker is looked at for the last time (fstatat(2)) another one takes its place
  *   INTERRUPT  a SIGINT as the terminal sends it arrives at the last moment before a fork
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,6 +31,21 @@ int flock(int fd, int operation)
         return -1;
     }
     return (int)syscall(SYS_flock, fd, operation);
+}
+
+int fstatat64(int folder, const char *path, struct stat64 *st, int flags) /* fstatat, where files may be large */
+{
+    FILE *file;
+
+    if (is_wanted("REPLACED") && unlinkat(folder, path, 0) == 0 && (file = fopen(path, "w")) != NULL) {
+        fputs("1\nelsewhere\n", file);
+        fclose(file);
+    }
+#ifdef SYS_newfstatat
+    return (int)syscall(SYS_newfstatat, folder, path, st, flags);
+#else /* 32 bit */
+    return (int)syscall(SYS_fstatat64, folder, path, st, flags);
+#endif
 }
 
 pid_t fork(void)

@@ -159,8 +159,9 @@ int look_is_stale(const look *l)
 {
     struct stat now;
 
-    return lstat(l->path, &now) != 0 || now.st_dev != l->st.st_dev || now.st_ino != l->st.st_ino ||
-           now.st_mtim.tv_sec != l->st.st_mtim.tv_sec || now.st_mtim.tv_nsec != l->st.st_mtim.tv_nsec;
+    return fstatat(AT_FDCWD, l->path, &now, AT_SYMLINK_NOFOLLOW) != 0 || now.st_dev != l->st.st_dev ||
+           now.st_ino != l->st.st_ino || now.st_mtim.tv_sec != l->st.st_mtim.tv_sec ||
+           now.st_mtim.tv_nsec != l->st.st_mtim.tv_nsec;
 }
 
 int look_break(look *l)
