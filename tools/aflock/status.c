@@ -97,10 +97,9 @@ static void show_text(const look *l)
     if (is_held(l))
         return;
     print_line("%s: free%s", l->path,
-               l->fd < 0 ? " (there is no such file)"
-               : l->marker == MARKER_NOBODY
-                   ? " (to soft locks it is taken, since the file is there; it names no holder)"
-                   : "");
+               l->fd < 0                    ? " (there is no such file)"
+               : l->marker == MARKER_NOBODY ? " (a file that names no holder)"
+                                            : "");
 }
 
 /* ------------------------------------------------------------------------------------------------------------ JSON */
