@@ -7,6 +7,10 @@
  * whether that was the one that was judged, and then to unlink it; whoever breaks does not take the lock in the same
  * attempt. Nothing is ever done to a live holder's marker on doubt.
  *
+ * Of two who judge the same marker the second must not take away what somebody has made since the first broke it. So
+ * whoever breaks has the judged file flocked meanwhile, and looks once more whether the path still names it. That
+ * settles it among us, where the file system has such locks; the peer has only the look at what was renamed.
+ *
  * While waiting, the descriptor by which the marker was read is kept, to listen to it, and one of the holder's process,
  * if it is on this host. Reading closes nothing that others listen to: they do not listen for closes here.
  */
@@ -19,6 +23,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 
 #define MALFORMED_AGE (2 * AFLOCK_SECOND)
 #define LOOK_AGAIN (50 * AFLOCK_MILLISECOND) /* at a holder that has ended and still has a process id */
@@ -29,6 +34,7 @@ typedef struct soft_state {
     bool held;  /* the marker is ours */
     bool ended; /* its holder's process has ended, and is still there */
     struct timespec changed;
+    off_t length; /* of the file; `size` bytes of it were read */
     size_t size;
     afl_record record;
     char bytes[AFL_RECORD_SIZE + 1];
@@ -59,9 +65,28 @@ static void forget_holder(afl_work *w)
     w->holder = -1;
 }
 
+/* Whoever closes or replaces a standard stream means another one. -1: no number is left. */
+static int above_streams(const afl_sys *sys, int fd)
+{
+    if (fd < 0 || fd > 2)
+        return fd;
+    int high = sys->dup_above(fd, true);
+    sys->close(fd);
+    return high;
+}
+
 static bool is(const struct stat *there, const afl_work *w)
 {
     return there->st_dev == w->dev && there->st_ino == w->ino;
+}
+
+static int unlink_path(const afl_sys *sys, const char *path)
+{
+    int rc;
+    do
+        rc = sys->unlink(path);
+    while (rc != 0 && errno == EINTR);
+    return rc;
 }
 
 /* ------------------------------------------------------------------------------------------------------- the marker */
@@ -74,7 +99,7 @@ static int unlink_ours(const afl_work *w)
         return errno == ENOENT || errno == ENOTDIR || errno == ESTALE ? 0 : errno;
     if (!is(&there, w))
         return 0; /* somebody has broken it, and it is another one's now */
-    return w->sys->unlink(w->path) == 0 || errno == ENOENT ? 0 : errno;
+    return unlink_path(w->sys, w->path) == 0 || errno == ENOENT ? 0 : errno;
 }
 
 static int write_all(const afl_sys *sys, int fd, const char *text, size_t size)
@@ -93,6 +118,18 @@ static int write_all(const afl_sys *sys, int fd, const char *text, size_t size)
     return 0;
 }
 
+/* A network file system may keep what was written to itself until a close, and tell only then that there is no room. To
+ * others the marker would be empty until the lock is released, and who finds it so may break it. So one of two
+ * descriptors is closed at once. What stays is no standard stream: nothing that is printed ends in the record. */
+static int flush(afl_work *w)
+{
+    int first = w->fd, second = w->sys->dup_above(first, true);
+    if (second < 0)
+        return errno;
+    w->fd = second;
+    return w->sys->close(first) == 0 || errno == EINTR ? 0 : errno;
+}
+
 /* Who we are. 0: that cannot be told. */
 static size_t own_record(const afl_work *w, char *text, size_t size)
 {
@@ -104,37 +141,62 @@ static size_t own_record(const afl_work *w, char *text, size_t size)
     return afl_record_print_soft(&own, text, size);
 }
 
-/* The marker was created: it is held as soon as it says by whom. Otherwise it goes again. */
-static void publish(afl_work *w, int fd)
+/* Makes the new marker say who we are. 0; or errno, and the step that failed. */
+static int fill_in(afl_work *w, const struct stat *mine, const char **step)
 {
     char text[AFL_RECORD_SIZE];
-    struct stat mine;
-    const char *step = "fstat";
-    int error = afl_fstat(w->sys, fd, &mine) == 0 ? 0 : errno;
+    *step = "umask";
+    if (!(mine->st_mode & S_IWUSR)) /* it would look like a file that nobody may lock */
+        return EACCES;
+    *step = "gethostname";
+    const size_t size = own_record(w, text, sizeof text);
+    if (size == 0)
+        return EINVAL;
+    *step = "write";
+    const int error = write_all(w->sys, w->fd, text, size);
+    if (error)
+        return error;
+    *step = "close";
+    return flush(w);
+}
+
+/* The marker was created, and nothing says which file it is: it is left as one that anybody breaks in 2 s. */
+static void disown(afl_work *w, int fd, int error)
+{
+    int undone = write_all(w->sys, fd, "?", 1);
+    int closed = w->sys->close(fd) == 0 || errno == EINTR ? 0 : errno;
+    afl_work_fail(w, AFL_GRIP_NONE, "fstat", error);
+    w->outcome.cleanup_errno = undone ? undone : closed;
+}
+
+/* The marker was created: it is held as soon as it says by whom. Otherwise it goes again. Who is stopped for 2 s before
+ * that may have lost it meanwhile. */
+static void publish(afl_work *w, int fd)
+{
+    struct stat mine, there;
+    const char *step;
+    if (afl_fstat(w->sys, fd, &mine) != 0) {
+        disown(w, fd, errno);
+        return;
+    }
     w->fd = fd;
     w->dev = mine.st_dev;
     w->ino = mine.st_ino;
-    if (!error && !(mine.st_mode & S_IWUSR)) { /* a umask that makes it look like a file that nobody may lock */
-        step = "umask";
-        error = EACCES;
-    }
-    size_t size = 0;
-    if (!error && (size = own_record(w, text, sizeof text)) == 0) {
-        step = "gethostname";
-        error = EINVAL;
-    }
-    if (!error) {
-        step = "write";
-        error = write_all(w->sys, fd, text, size);
-    }
-    if (!error) {
+    const int error = fill_in(w, &mine, &step);
+    if (!error && (afl_stat(w->sys, w->path, &there, false) == 0 ? is(&there, w) : errno != ENOENT)) {
         state_of(w)->held = true;
         w->have = UINT32_MAX;
         afl_work_won(w);
         return;
     }
-    afl_work_fail(w, AFL_GRIP_NONE, step, error);
-    int undone = strcmp(step, "fstat") == 0 ? 0 : unlink_ours(w);
+    int undone = 0;
+    if (error) {
+        afl_work_fail(w, AFL_GRIP_NONE, step, error);
+        undone = unlink_ours(w);
+    } else {
+        w->again = true;
+        afl_work_contended(w, AFL_GRIP_NONE);
+    }
     int closed = drop(w);
     w->outcome.cleanup_errno = undone ? undone : closed;
 }
@@ -173,25 +235,52 @@ static bool same_time(const struct timespec *a, const struct timespec *b)
     return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
 }
 
+/* Is it the file that was judged, unchanged? */
+static bool is_still(const struct stat *there, const struct stat *judged)
+{
+    return there->st_ino == judged->st_ino && there->st_dev == judged->st_dev && there->st_size == judged->st_size &&
+           same_time(&there->st_mtim, &judged->st_mtim);
+}
+
 /* Gives the marker that was judged a name of its own, and takes it away if it is that one. Whoever else it is has lost
- * the path, and it is left to him. */
-static void break_marker(afl_work *w, const struct stat *judged)
+ * the path, and it is left to him. False: it could not be renamed. */
+static bool put_aside(const afl_work *w, const struct stat *judged)
 {
     char aside[PATH_MAX + 64];
     uint64_t dice[2];
     struct stat there;
-    w->again = true;
     if (w->sys->random(dice, sizeof dice) != 0)
-        return;
+        return false;
     snprintf(aside, sizeof aside, "%s.break.%ld.%016" PRIx64 "%016" PRIx64, w->path, (long)w->sys->getpid(), dice[0],
              dice[1]);
-    if (w->sys->rename(w->path, aside) != 0) {
-        w->again = errno == ENOENT;
+    if (w->sys->rename(w->path, aside) != 0)
+        return errno == ENOENT; /* somebody else has */
+    if (afl_stat(w->sys, aside, &there, false) == 0 && is_still(&there, judged))
+        unlink_path(w->sys, aside);
+    return true;
+}
+
+/* Breaks the marker that was judged, unless somebody else is about to. What has changed is judged again. */
+static void break_marker(afl_work *w, const struct stat *judged)
+{
+    struct stat there;
+    const bool guarded = w->fd >= 0 && w->sys->flock(w->fd, LOCK_EX | LOCK_NB) == 0;
+    if (!guarded && w->fd >= 0 && errno == EWOULDBLOCK) {
+        w->look_again = LOOK_AGAIN;
         return;
     }
-    if (afl_stat(w->sys, aside, &there, false) == 0 && there.st_ino == judged->st_ino &&
-        there.st_dev == judged->st_dev && same_time(&there.st_mtim, &judged->st_mtim))
-        w->sys->unlink(aside);
+    if (afl_stat(w->sys, w->path, &there, false) != 0)
+        w->again = errno == ENOENT;
+    else
+        w->again = !is_still(&there, judged) || put_aside(w, judged);
+    if (guarded) /* a child that was forked meanwhile has the descriptor, too */
+        w->sys->flock(w->fd, LOCK_UN);
+    if (!w->again) {
+        w->look_again = LOOK_AGAIN;
+        return;
+    }
+    forget_holder(w);
+    drop(w);
 }
 
 /* Reads the marker, unless it is the one that was read last. False: it cannot be read now. */
@@ -199,13 +288,15 @@ static bool read_marker(afl_work *w, const struct stat *there)
 {
     soft_state *s = state_of(w);
     struct stat st;
-    if (s->known && is(there, w) && same_time(&there->st_mtim, &s->changed))
+    /* A file that was made and written in one tick of the clock is told by its size. */
+    if (s->known && is(there, w) && same_time(&there->st_mtim, &s->changed) && there->st_size == s->length)
         return true;
     forget_holder(w);
     drop(w);
     int fd = afl_open(w->sys, w->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0);
+    w->again = fd < 0 && errno == ENOENT;
+    fd = above_streams(w->sys, fd);
     if (fd < 0) {
-        w->again = errno == ENOENT;
         return false;
     }
     w->fd = fd;
@@ -230,25 +321,32 @@ static bool read_marker(afl_work *w, const struct stat *there)
     w->dev = st.st_dev;
     w->ino = st.st_ino;
     s->changed = st.st_mtim;
+    s->length = s->size < sizeof s->bytes ? (off_t)s->size : st.st_size;
     s->known = true;
     return true;
+}
+
+static bool is_of_this_host(const afl_sys *sys, const afl_record *r)
+{
+    char host[AFL_HOST_NAME];
+    return afl_host_name(sys, host) && afl_text_equal(r->host, (afl_text){host, strlen(host)});
 }
 
 /* Is the holder gone? While it lives its process is watched, if it is here. */
 static bool is_gone(afl_work *w)
 {
     soft_state *s = state_of(w);
-    if (w->holder < 0 && !s->ended && afl_owner_watch(w->sys, &s->record, &w->holder) == AFL_WATCH_GONE)
-        return true;
-    if (w->holder_ended) { /* perhaps nobody has waited for the process yet */
-        w->holder_ended = false;
-        forget_holder(w);
-        s->ended = true;
-    }
-    if (s->ended)
-        w->look_again = LOOK_AGAIN;
-    else if (w->holder >= 0)
+    if (w->holder >= 0)
         return false; /* the very process is there */
+    if (!s->ended) {
+        const afl_watch watch = afl_owner_watch(w->sys, &s->record, &w->holder);
+        w->holder = watch == AFL_WATCH_OPEN ? above_streams(w->sys, w->holder) : -1;
+        if (w->holder >= 0 || watch == AFL_WATCH_GONE)
+            return watch == AFL_WATCH_GONE;
+    }
+    if (!is_of_this_host(w->sys, &s->record))
+        return false;
+    w->look_again = LOOK_AGAIN; /* nobody tells when it is gone, or when somebody waits for the process */
     return afl_owner_gone(w->sys, &s->record);
 }
 
@@ -263,26 +361,39 @@ static bool is_older(afl_work *w, const struct stat *there, uint64_t limit)
     return false;
 }
 
+/* A record that is not complete may become so at any time, and nobody tells. */
+static bool is_no_record(afl_work *w, const struct stat *there)
+{
+    if (is_older(w, there, MALFORMED_AGE))
+        return true;
+    if (LOOK_AGAIN < w->look_again)
+        w->look_again = LOOK_AGAIN;
+    return false;
+}
+
 /* May what is at the path be broken? */
 static bool is_void(afl_work *w, const struct stat *there)
 {
     const soft_state *s = state_of(w);
-    if (w->lifetime && is_older(w, there, w->lifetime))
-        return true;
-    if (!S_ISREG(there->st_mode)) {
+    const bool regular = S_ISREG(there->st_mode);
+    const bool known = regular && read_marker(w, there);
+    if (!regular) {
         forget_holder(w);
         drop(w);
-        return is_older(w, there, MALFORMED_AGE);
     }
-    if (!read_marker(w, there))
+    if (known && s->record.kind == AFL_RECORD_SENTINEL)
+        return false;
+    if (w->lifetime && is_older(w, there, w->lifetime))
+        return true;
+    if (!regular)
+        return is_older(w, there, MALFORMED_AGE);
+    if (!known)
         return false;
     switch (s->record.kind) {
-    case AFL_RECORD_SENTINEL:
-        return false;
     case AFL_RECORD_EMPTY:
-        return w->break_empty && is_older(w, there, MALFORMED_AGE);
+        return is_no_record(w, there) && w->break_empty;
     case AFL_RECORD_MALFORMED:
-        return is_older(w, there, MALFORMED_AGE);
+        return is_no_record(w, there);
     default:
         return is_gone(w);
     }
@@ -296,9 +407,8 @@ static void judge(afl_work *w)
     const uint64_t dev = w->dev, ino = w->ino;
     if (afl_stat(w->sys, w->path, &there, false) != 0) {
         w->again = errno == ENOENT; /* it has just gone */
+        w->look_again = LOOK_AGAIN;
     } else if (is_void(w, &there)) {
-        forget_holder(w);
-        drop(w);
         break_marker(w, &there);
     }
     afl_work_contended(w, w->fd >= 0 ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
@@ -311,6 +421,11 @@ static void try_path(afl_work *w)
     afl_fault fault;
     w->again = false;
     w->look_again = AFLOCK_FOREVER;
+    if (w->holder_ended) { /* perhaps nobody has waited for the process yet */
+        w->holder_ended = false;
+        forget_holder(w);
+        state_of(w)->ended = true;
+    }
     if (afl_stat(w->sys, w->path, &there, false) == 0) {
         int error = S_ISDIR(there.st_mode) ? EISDIR : there.st_mode & S_IWUSR ? 0 : EACCES;
         if (error) {
@@ -404,7 +519,6 @@ static void inspect(afl_query *q)
     soft_state s = {.known = false};
     afl_work w = {.sys = q->sys, .path = q->path, .fd = -1, .holder = -1, .state = &s};
     struct stat there;
-    char host[AFL_HOST_NAME];
     if (afl_stat(q->sys, q->path, &there, false) != 0) {
         if (errno != ENOENT) /* nothing there: nobody holds it */
             afl_query_fail(q, "stat", errno);
@@ -422,14 +536,13 @@ static void inspect(afl_query *q)
         return;
     q->pid = r->pid;
     snprintf(q->host, sizeof q->host, "%.*s", (int)r->host.size, r->host.at);
-    q->here =
-        afl_host_name(q->sys, host) && strlen(host) == r->host.size && memcmp(host, r->host.at, r->host.size) == 0;
+    q->here = is_of_this_host(q->sys, r);
     q->gone = afl_owner_gone(q->sys, r);
 }
 
 static void remove_marker(afl_query *q)
 {
-    if (q->sys->unlink(q->path) != 0 && errno != ENOENT)
+    if (unlink_path(q->sys, q->path) != 0 && errno != ENOENT)
         afl_query_fail(q, "unlink", errno);
 }
 

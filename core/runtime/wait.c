@@ -138,7 +138,13 @@ void afl_place_watch_holder(afl_place *p)
     if (p->path.grip != AFL_GRIP_KEPT || p->path.op || p->watching_holder || p->attempt->work.holder < 0)
         return;
     p->holder = (afl_watcher){.watch = {.fd = p->attempt->work.holder, .events = AFLOCK_READ}, .ready = holder_ended};
-    p->watching_holder = loop->watch(loop->self, &p->holder.watch) == 0; /* else the next poll finds out */
+    p->watching_holder = loop->watch(loop->self, &p->holder.watch) == 0;
+    if (p->watching_holder || !p->path.head)
+        return;
+    aflock *lock = AFL_CONTAINER(afl_entry, request, p->path.head)->lock;
+    if (lock->next_poll > DEFAULT_POLL) /* else nobody finds out */
+        lock->next_poll = DEFAULT_POLL;
+    afl_machine_repoll(&p->ctx->machine, &p->path, p->ctx->now);
 }
 
 void afl_place_unwatch_holder(afl_place *p)
