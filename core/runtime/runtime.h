@@ -233,6 +233,7 @@ struct afl_place {
     bool notifying;
     afl_watcher holder; /* of the process that holds a marker */
     bool watching_holder;
+    bool holder_unwatched;   /* the loop refused the last time */
     bool muffled;            /* changes were not followed up: they are later */
     uint32_t hints;          /* changes that may be followed up at once */
     uint64_t hints_at;       /* when that was so */

@@ -122,14 +122,20 @@ void afl_place_tried(afl_place *p, const afl_outcome *o)
 
 /* --------------------------------------------------------------------------------------------- a marker's holder */
 
+/* The descriptor of the process tells nothing any more. */
+static void look_at_holder(afl_place *p)
+{
+    p->attempt->work.holder_ended = true;
+    afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_CHANGED, p->ctx->now);
+}
+
 /* The process that holds a marker has ended: whether that is enough the next attempt finds out. */
 static void holder_ended(afl_watcher *watcher, unsigned events)
 {
     afl_place *p = AFL_CONTAINER(afl_place, holder, watcher);
     (void)events;
     afl_place_unwatch_holder(p);
-    p->attempt->work.holder_ended = true;
-    afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_CHANGED, p->ctx->now);
+    look_at_holder(p);
 }
 
 void afl_place_watch_holder(afl_place *p)
@@ -139,12 +145,8 @@ void afl_place_watch_holder(afl_place *p)
         return;
     p->holder = (afl_watcher){.watch = {.fd = p->attempt->work.holder, .events = AFLOCK_READ}, .ready = holder_ended};
     p->watching_holder = loop->watch(loop->self, &p->holder.watch) == 0;
-    if (p->watching_holder || !p->path.head)
-        return;
-    aflock *lock = AFL_CONTAINER(afl_entry, request, p->path.head)->lock;
-    if (lock->next_poll > DEFAULT_POLL) /* else nobody finds out */
-        lock->next_poll = DEFAULT_POLL;
-    afl_machine_repoll(&p->ctx->machine, &p->path, p->ctx->now);
+    if (!p->watching_holder)
+        look_at_holder(p); /* now and then, as at one that is not waited for */
 }
 
 void afl_place_unwatch_holder(afl_place *p)

@@ -311,6 +311,7 @@ static void inspect(aflock *lock)
 {
     if (lock && took(aflock_inspect(lock, on_inspected, NULL)))
         questions++;
+    fake_require(!lock || aflock_break(lock, on_verified, NULL) == AFLOCK_ENOTSUP);
     live();
 }
 

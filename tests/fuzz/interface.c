@@ -307,7 +307,7 @@ static void order_open(world *w)
     if (what == 6)
         o.io = (aflock_io)17;
     if (what == 8)
-        o.protocol = (aflock_protocol)2;
+        o.protocol = (aflock_protocol)3;
     if (what == 10)
         o.max_waiters = 1 + below(2);
     if (what == 12 || what == 14)
@@ -665,6 +665,9 @@ static void order_ask(world *w)
         fuzz_require(aflock_verify(lock, r->req, NULL, q) == AFLOCK_EINVAL);
     else if (!w->forked)
         fuzz_require(aflock_inspect(lock, NULL, q) == (w->ending ? AFLOCK_ECLOSED : AFLOCK_EINVAL));
+    status = aflock_break(lock, on_verified, q); /* there is no marker to take away */
+    if (!is_barred(w, lock, status))
+        fuzz_require(status == (w->ending ? AFLOCK_ECLOSED : AFLOCK_ENOTSUP));
 }
 
 static void order_token_new(world *w)
