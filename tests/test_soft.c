@@ -1197,7 +1197,7 @@ END_TEST
 
 /* -------------------------------------------------------------------------------------------------------- the storm */
 
-enum { RIVALS = 4, KILLS = 150 };
+enum { RIVALS = 4, KILLS = 200 };
 
 typedef struct shared {
     _Atomic pid_t holder;
@@ -1232,6 +1232,7 @@ static void hold_now_and_then(void)
         atomic_fetch_add(&all->grants[self], 1);
         atomic_store(&all->holder, 0);
         ck_assert_int_eq(aflock_release(lock, a.result.req, NULL, NULL), 0);
+        usleep(1000); /* others want it, too */
     }
     _exit(0);
 }

@@ -2,6 +2,9 @@
  * what is promised stays. */
 #include "conformance.h"
 
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static const aflock_wait WAYS[] = {AFLOCK_WAIT_AUTO, AFLOCK_WAIT_NOTIFY, AFLOCK_WAIT_POLL, AFLOCK_WAIT_PARK};
@@ -123,12 +126,65 @@ static void a_cancelled_wait_keeps_nothing_alive(rig *r)
     }
 }
 
+/* A request for a marker that somebody else has left; it hears of what becomes of it, and looks only if nobody tells.
+ */
+static void wait_at_marker(rig *r, pid_t pid, const char *host, aflock **lock, answer *a)
+{
+    char path[PATH_MAX];
+    aflock_options options;
+    aflock_options_init(&options);
+    options.protocol = AFLOCK_SOFT;
+    rig_path(r, "lock", path);
+    FILE *marker = fopen(path, "we");
+    require(marker != NULL);
+    require(fprintf(marker, "%d\n%s\n", (int)pid, host) > 0);
+    require(fclose(marker) == 0);
+    require_status(aflock_open(lock, r->ctx, path, &options), 0);
+    require_status(rig_acquire(r, *lock, NULL, a), 0);
+    rig_pass(r, 5 * MS);
+    require(a->count == 0);
+}
+
+static void must_get_marker(rig *r, aflock *lock, const answer *a)
+{
+    rig_await_status(r, a, 0);
+    require(a->result.fd == -1);
+    rig_let_go(r, lock, a->req);
+    require(access(aflock_path(lock), F_OK) != 0);
+    require_status(rig_close(r, lock), 0);
+}
+
+static void a_marker_that_goes(rig *r)
+{
+    answer a = {.count = 0};
+    aflock *lock;
+    wait_at_marker(r, 1, "elsewhere.example", &lock, &a);
+    require(unlink(aflock_path(lock)) == 0);
+    must_get_marker(r, lock, &a);
+}
+
+static void a_marker_whose_holder_dies(rig *r)
+{
+    char host[256] = "";
+    answer a = {.count = 0};
+    aflock *lock;
+    pid_t pid = fork();
+    require(pid >= 0 && gethostname(host, sizeof host - 1) == 0);
+    while (pid == 0)
+        pause();
+    wait_at_marker(r, pid, host, &lock, &a);
+    require(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
+    must_get_marker(r, lock, &a);
+}
+
 const conformance_case cases_waiting[] = {
     {"what_another_gives_up_is_got", what_another_gives_up_is_got, 0},
     {"a_wait_ends_in_time", a_wait_ends_in_time, 0},
     {"a_wait_is_cancelled", a_wait_is_cancelled, 0},
     {"the_next_one_waits_on", the_next_one_waits_on, 0},
     {"freed_while_it_waits", freed_while_it_waits, 0},
+    {"a_marker_that_goes", a_marker_that_goes, 0},
+    {"a_marker_whose_holder_dies", a_marker_whose_holder_dies, HOST_FORKS},
     {"a_cancelled_wait_keeps_nothing_alive", a_cancelled_wait_keeps_nothing_alive, HOST_ENDS},
     {NULL, NULL, 0},
 };
