@@ -311,7 +311,9 @@ typedef struct aflock_options {
     uint64_t lifetime; /* ns; AFLOCK_SOFT only: a marker that is so old is broken even if its holder lives, as
                           SoftFileLock's `lifetime` does: two may hold then. A warning is logged. 0: never (default) */
     int break_empty;   /* AFLOCK_SOFT: not 0: an empty marker is broken when it is 2 s old. Old versions of py-filelock
-                          (Debian 12's, too) write nothing and may hold it. Default 0 */
+                          (Debian 12's, too) write nothing and may hold it; but who is killed after making a marker and
+                          before writing it leaves an empty one, too, which otherwise stays until somebody takes it
+                          away. Default 0 */
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
