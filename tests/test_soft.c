@@ -882,6 +882,23 @@ START_TEST(it_cannot_be_judged)
 }
 END_TEST
 
+/* Somebody was listened to before: his end is not enough any more. */
+START_TEST(it_cannot_be_found_for_a_while)
+{
+    answer a = {0};
+    aflock *lock = open_soft(_i);
+    pid_t other = sleeper();
+    mark("lock", other);
+    wait_for(lock, &a);
+    const int contended = scene_contended;
+    make_fail(SEAM_STAT, ESTALE);
+    scene_holder_end(other);
+    scene_run_until(&scene_contended, contended + 10);
+    make_fail(SEAM_CALLS, 0);
+    must_be_woken(lock, &a);
+}
+END_TEST
+
 START_TEST(interrupted_calls_are_repeated)
 {
     static const seam_call calls[] = {SEAM_CREATE, SEAM_FSTAT, SEAM_STAT, SEAM_WRITE, SEAM_UNLINK, SEAM_READ};
@@ -1350,6 +1367,7 @@ int main(void)
                                  a_marker_that_is_not_known,
                                  a_umask_that_forbids_to_write,
                                  it_cannot_be_judged,
+                                 it_cannot_be_found_for_a_while,
                                  interrupted_calls_are_repeated,
                                  a_release_that_fails,
                                  who_holds_it,
