@@ -982,6 +982,37 @@ START_TEST(who_holds_it)
 }
 END_TEST
 
+static int status_of_break(aflock *lock)
+{
+    answer a = {0};
+    ck_assert_int_eq(aflock_break(lock, scene_answer, &a), 0);
+    scene_expect(1);
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(scene_entries("."), 1);
+    return a.result.status;
+}
+
+/* What is no marker stays, whoever asks. */
+START_TEST(not_taken_away)
+{
+    aflock *lock = open_soft(_i);
+    ck_assert_int_eq(mkdir("lock", 0777), 0);
+    ck_assert_int_eq(status_of_break(lock), AFLOCK_EPROTO);
+    ck_assert_int_eq(rmdir("lock"), 0);
+    ck_assert_int_eq(symlink("nowhere", "lock"), 0);
+    ck_assert_int_eq(status_of_break(lock), AFLOCK_EPROTO);
+    ck_assert_int_eq(unlink("lock"), 0);
+    int fd = open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    ck_assert_int_eq(write(fd, "1\nfilelock-strict-v1\0\n0\n", 24), 24);
+    ck_assert_int_eq(status_of_break(lock), AFLOCK_EPROTO);
+    ck_assert_int_eq(ftruncate(fd, 0), 0);
+    ck_assert_int_eq(flock(fd, LOCK_SH), 0);
+    ck_assert_int_eq(status_of_break(lock), AFLOCK_EBUSY);
+    ck_assert_int_eq(unlink("lock"), 0);
+    close(fd);
+}
+END_TEST
+
 START_TEST(taken_away)
 {
     answer a = {0};
@@ -996,13 +1027,13 @@ START_TEST(taken_away)
         ck_assert_int_eq(scene_entries("."), 0);
     }
     mark("lock", getppid());
-    make_fail(SEAM_UNLINK, EACCES);
+    make_fail(SEAM_RENAME, EACCES);
     ck_assert_int_eq(aflock_break(lock, scene_answer, &a), 0);
     scene_expect(1);
     scene_run_until(&a.count, 3);
     make_fail(SEAM_CALLS, 0);
     ck_assert_int_eq(a.result.status, AFLOCK_EACCES);
-    ck_assert_str_eq(a.step, "unlink");
+    ck_assert_str_eq(a.step, "rename");
     ck_assert_int_eq(aflock_open(&native, scene, "native", NULL), 0);
     ck_assert_int_eq(aflock_break(native, scene_answer, NULL), AFLOCK_ENOTSUP);
 }
@@ -1371,6 +1402,7 @@ int main(void)
                                  interrupted_calls_are_repeated,
                                  a_release_that_fails,
                                  who_holds_it,
+                                 not_taken_away,
                                  taken_away,
                                  what_means_nothing_here,
                                  long_names,

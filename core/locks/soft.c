@@ -540,10 +540,40 @@ static void inspect(afl_query *q)
     q->gone = afl_owner_gone(q->sys, r);
 }
 
+/* What is there may be a marker, and not that of the strict protocol, nor the file of somebody's kernel lock. */
+static bool may_remove(afl_query *q, afl_work *w, const struct stat *there)
+{
+    if (!S_ISREG(there->st_mode) || (read_marker(w, there) && state_of(w)->record.kind == AFL_RECORD_SENTINEL)) {
+        afl_query_fail(q, "read", 0);
+        q->status = AFLOCK_EPROTO;
+        return false;
+    }
+    if (w->fd < 0) {
+        if (!w->again)
+            afl_query_fail(q, "open", errno);
+        return false;
+    }
+    if (w->sys->flock(w->fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+        return true;
+    afl_query_fail(q, "flock", errno);
+    q->status = AFLOCK_EBUSY;
+    return false;
+}
+
+/* Only what was looked at is taken away. */
 static void remove_marker(afl_query *q)
 {
-    if (unlink_path(q->sys, q->path) != 0 && errno != ENOENT)
-        afl_query_fail(q, "unlink", errno);
+    soft_state s = {.known = false};
+    afl_work w = {.sys = q->sys, .path = q->path, .fd = -1, .holder = -1, .state = &s};
+    struct stat there;
+    if (afl_stat(q->sys, q->path, &there, false) != 0) {
+        if (errno != ENOENT)
+            afl_query_fail(q, "stat", errno);
+        return;
+    }
+    if (may_remove(q, &w, &there) && !put_aside(&w, &there))
+        afl_query_fail(q, "rename", errno);
+    drop(&w); /* and the lock with it: nobody else has this descriptor */
 }
 
 const afl_protocol afl_protocol_soft = {

@@ -483,8 +483,9 @@ AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *use
 
 /* Takes a marker (AFLOCK_SOFT) away, whoever holds it. Dangerous: a holder that lives goes on as if it held the lock,
  * and another one gets it. For operators who know that the holder is gone where nobody can prove it (another host). The
- * callback says 0, also if there was none, or what the removal met. AFLOCK_ENOTSUP for other protocols. [loop's thread]
- */
+ * callback says 0, also if there was none; AFLOCK_EPROTO: it is no marker that may be taken away (no regular file, or
+ * the sentinel of py-filelock's strict locks); AFLOCK_EBUSY: somebody has a kernel lock on the file; or what the
+ * removal met. AFLOCK_ENOTSUP for other protocols. [loop's thread] */
 AFLOCK_API int aflock_break(aflock *lock, aflock_callback callback, void *user);
 
 /* ---------------------------------------------------------------------------------------------------- the tokens */
