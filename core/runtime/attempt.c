@@ -560,7 +560,7 @@ void afl_attempts_pump(aflock_ctx *ctx)
     if (ctx->pumping)
         return; /* called by what an operation did; the loop below goes on */
     ctx->pumping = true;
-    afl_action a;
+    afl_action a = {.op = AFL_OP_NONE};
     while (afl_machine_next(&ctx->machine, ctx->now, &a)) {
         afl_place *p = AFL_CONTAINER(afl_place, path, a.path);
         if (a.op == AFL_OP_WATCH) {

@@ -214,6 +214,8 @@ static unsigned wanted(strategy s, walk_move m)
         [WALK_EXPIRE] = {2, 2, 2},
         [WALK_TIME] = {1, 1, 1},
         [WALK_POLL] = {0, 0, 0},
+        [WALK_KEEPING] = {0, 0, 0},
+        [WALK_YIELDS] = {0, 0, 0},
     };
     afl_outcome o[WALK_OUTCOMES];
     if (m.kind == WALK_WATCHED)
