@@ -178,7 +178,7 @@ static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd,
         return AFLOCK_EINVAL;
     if (o.lifetime && !protocol->marker)
         return AFLOCK_EINVAL;
-    if (protocol->marker && last_component(path) > MARKER_NAME)
+    if (protocol->marker && path && last_component(path) > MARKER_NAME)
         return AFLOCK_ENAMETOOLONG;
     status = open_lock(out, ctx, path, fd, protocol, &o);
     if (!status && o.lifetime)
