@@ -100,7 +100,8 @@ static int write_line(int fd, const char *text)
 {
     char raw[LINE_SIZE];
 
-    (void)snprintf(raw, sizeof raw, "%s: %s", program_invocation_short_name, text);
+    if (snprintf(raw, sizeof raw, "%s: %s", program_invocation_short_name, text) >= (int)sizeof raw)
+        memcpy(raw + sizeof raw - sizeof "...", "...", sizeof "...");
     return write_raw_line(fd, raw);
 }
 
