@@ -32,6 +32,8 @@ static const struct {
     {"park", row_park, "the same with AFLOCK_WAIT_PARK"},
     {"kept", row_kept, "acquire, callback, release with the file kept open against the raw calls"},
     {"kept-handoff", row_kept_handoff, "from a holder that keeps the file open to a waiter between processes"},
+    {"soft", row_soft, "acquire, callback, release of a soft lock against the raw calls"},
+    {"soft-crowd", row_soft_crowd, "how often 60 contexts look at the marker that they wait for"},
     {"many", row_many, "100,000 locks open in one context: cycles in random order, memory"},
 };
 enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MAX_FILES = 64 };

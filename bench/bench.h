@@ -13,7 +13,7 @@
  *   contend.c    many processes that want one lock
  *   waiting.c    what waiting costs             holders.c   how soon it ends, behind all kinds of holders
  *   raw.c        waiting with the raw calls     waiter.c    waiting with the library
- *   many.c       100,000 locks
+ *   many.c       100,000 locks                      soft.c      markers
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -163,5 +163,7 @@ void row_many(void);
 void row_kept(void);
 void row_kept_handoff(void);
 void row_park(void);
+void row_soft(void);
+void row_soft_crowd(void);
 
 #endif

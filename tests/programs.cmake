@@ -2,7 +2,7 @@
 
 # ------------------------------------------------------------------------------------------------------ the structure
 
-# The machine's objects as they are shipped, and the records; where this build has others, the test compiles its own.
+# The machine's objects as they are shipped, claims and records; where this build has others, the test compiles its own.
 if(AFLOCK_INSTRUMENT OR NOT CMAKE_BUILD_TYPE STREQUAL "Release")
     get_target_property(machine aflock-machine SOURCES)
     list(TRANSFORM machine PREPEND "${PROJECT_SOURCE_DIR}/core/")
@@ -11,7 +11,7 @@ else()
 endif()
 aflock_add_test(purity
     COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/purity" "${CMAKE_C_COMPILER}" "${PROJECT_SOURCE_DIR}/core" ${machine}
-    "${PROJECT_SOURCE_DIR}/core/locks/record.c"
+    "${PROJECT_SOURCE_DIR}/core/locks/claim.c" "${PROJECT_SOURCE_DIR}/core/locks/record.c"
 )
 aflock_add_test(layers COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/layers" "${PROJECT_SOURCE_DIR}")
 

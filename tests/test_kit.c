@@ -1,4 +1,6 @@
 /* The kit alone: the library is played by the functions below, which write down what they are told. */
+#include "../adapters/common/internal.h"
+
 #include <aflock/kit.h>
 
 #include <check.h>
@@ -379,6 +381,50 @@ START_TEST(test_later_deadline_replaces)
     ck_assert_int_eq(ctx.timers, 1);
     ck_assert_uint_ge(ctx.fired, deadline);
     ck_assert_int_le(ctx.turns, 2); /* one, if both have passed before anybody looked */
+}
+END_TEST
+
+/* What the kernel says about a timerfd. */
+static int clock_of(int fd)
+{
+    char path[64], line[128];
+    int clock = -1;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
+    FILE *info = fopen(path, "r");
+    ck_assert_ptr_nonnull(info);
+    while (fgets(line, sizeof line, info))
+        sscanf(line, "clockid: %d", &clock);
+    fclose(info);
+    return clock;
+}
+
+static void await_alarm(const struct afl_alarm *alarm)
+{
+    struct pollfd p = {.fd = alarm->fd, .events = POLLIN};
+    ck_assert_int_eq(poll(&p, 1, LONG), 1);
+}
+
+/* The descriptor's clock goes on while the machine is suspended, the deadline's does not. */
+START_TEST(test_alarm_after_a_suspension)
+{
+    struct afl_alarm alarm;
+    ck_assert_int_eq(afl_alarm_open(&alarm), 0);
+    ck_assert_int_eq(clock_of(alarm.fd), CLOCK_BOOTTIME);
+    ck_assert_int_eq(afl_alarm_set(&alarm, afl_monotonic() + AFLOCK_MILLISECOND), 0);
+    alarm.armed = alarm.wanted = afl_monotonic() + 1000 * AFLOCK_SECOND; /* as if that had been asked for */
+    await_alarm(&alarm);
+    ck_assert_int_eq(afl_alarm_due(&alarm), 1);
+    ck_assert_uint_eq(alarm.wanted, AFLOCK_FOREVER);
+    ck_assert_int_eq(afl_alarm_set(&alarm, afl_monotonic() + AFLOCK_MILLISECOND), 0);
+    ck_assert_int_eq(afl_alarm_set(&alarm, afl_monotonic() + 50 * AFLOCK_MILLISECOND), 0);
+    uint64_t wanted = alarm.wanted;
+    await_alarm(&alarm);
+    if (!afl_alarm_due(&alarm)) { /* set anew */
+        await_alarm(&alarm);
+        ck_assert_int_eq(afl_alarm_due(&alarm), 1);
+    }
+    ck_assert_uint_ge(afl_monotonic(), wanted);
+    close(alarm.fd);
 }
 END_TEST
 
@@ -834,6 +880,7 @@ static Suite *make_suite(void)
     tcase_add_test(timer, test_earlier_deadline_replaces);
     tcase_add_test(timer, test_later_deadline_replaces);
     tcase_add_test(timer, test_disarmed_timer_wakes_once_at_most);
+    tcase_add_test(timer, test_alarm_after_a_suspension);
     tcase_add_test(timer, test_spurious_process);
     suite_add_tcase(suite, timer);
 

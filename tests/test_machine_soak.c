@@ -79,6 +79,12 @@ static unsigned outcomes(const driver_path *dp, afl_outcome *o)
         o[n++] = FAILED((afl_grip)p->grip);
         break;
     default:
+        if (p->grip == AFL_GRIP_HELD) {
+            o[n++] = REFRESHED;
+            o[n++] = NOT_REFRESHED;
+            o[n++] = FAILED(AFL_GRIP_HELD);
+            break;
+        }
         o[n++] = BEATEN;
         o[n++] = FAILED(AFL_GRIP_NONE);
         o[n++] = FAILED(AFL_GRIP_PENDING);
@@ -171,7 +177,8 @@ static void submit(world *w, afl_request *r)
     driver_request *dr = (driver_request *)(void *)r;
     afl_path *p = &d->paths[choose(&w->random, (unsigned)d->path_count)].path;
     int status = afl_machine_submit(&d->machine, p, r, d->now);
-    must(status == 0 || (status == AFLOCK_EWOULDBLOCK && r->once) || (status == AFLOCK_EDEADLK && r->owner));
+    must(status == 0 || (status == AFLOCK_EWOULDBLOCK && r->once) ||
+         ((status == AFLOCK_EDEADLK || (status == AFLOCK_ECOMPROMISED && r->path->lost)) && r->owner));
     dr->owed = status == 0;
     dr->cancelled = false;
 }

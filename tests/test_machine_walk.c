@@ -88,6 +88,17 @@ static const entry WORLDS[] = {
      ONE_PATH, .may = WALK_PENDING | WALK_ERRORS | WALK_UNDO_FAILS | WATCH}, LONG},
     {{"claims-without-beat", {{X}, {S}, {X, .timeout = 1}}, 3, .outside = 1, .failures = 1, ONE_PATH,
      .may = WALK_PENDING | WALK_ERRORS | WALK_UNDO_FAILS}, SHORT},
+    /* what expires unless it is refreshed, and may be lost */
+    {{"leases", {{X}, {X, A}, {X, A}}, 3, .outside = 1, .beat = 2, ONE_PATH,
+     .may = WALK_LOSE | WALK_NO_HAND_ON | WALK_TICKS}, QUICK},
+    {{"leases-of-four", {{X, A}, {X, A}, {X, .timeout = 3}, {X, B, .once = true}}, 4, .outside = 1, .beat = 2,
+     .failures = 1, ONE_PATH, .may = WALK_LOSE | WALK_NO_HAND_ON | WALK_ERRORS | WALK_UNDO_FAILS | WATCH}, LONG},
+    {{"leases-shared", {{S, A}, {S, A}, {X}}, 3, .outside = 1, .beat = 1, ONE_PATH,
+     .may = WALK_LOSE | WALK_PENDING | WALK_ERRORS}, SHORT},
+    {{"leases-shared-of-four", {{S, A}, {S}, {S, A}, {X}}, 4, .outside = 1, .beat = 1, ONE_PATH,
+     .may = WALK_LOSE | WALK_PENDING | WALK_ERRORS}, LONG},
+    {{"leases-on-two-paths", {{X, A, .path = 0}, {X, A, .path = 1}, {X, B, .path = 0}, {X, B, .path = 1}}, 4, .beat = 3,
+     TWO_PATHS, .may = WALK_ONLY_UNANSWERED | WALK_UNCONTENDED | WALK_NO_HAND_ON | WALK_LOSE}, SHORT},
     /* what comes between winning and holding */
     {{"adopt", {{X, .adopt = true}, {S, .adopt = true}, {S, .spelling = 1}}, 3, .outside = 1, ONE_PATH,
      .may = WALK_ADOPT_TROUBLE | WALK_TICKS}, QUICK},
@@ -180,6 +191,8 @@ static const walk_world MIXTURES[] = {
     {"trouble-", .outside = 2, .failures = 1, ONE_PATH, .may = TROUBLE},
     {"watch-", .outside = 2, ONE_PATH, .may = WATCH | WALK_ERRORS | WALK_UNANSWERED},
     {"claims-", .outside = 2, .beat = 1, .failures = 1, ONE_PATH, .may = WALK_PENDING | WALK_ERRORS | WALK_UNDO_FAILS},
+    {"leases-", .outside = 1, .beat = 2, .failures = 1, ONE_PATH,
+     .may = WALK_LOSE | WALK_NO_HAND_ON | WALK_ERRORS | WALK_UNDO_FAILS},
 };
 
 enum { MIXTURE_COUNT = sizeof MIXTURES / sizeof MIXTURES[0] };

@@ -476,7 +476,7 @@ START_TEST(values_out_of_range)
     aflock_req req;
     aflock_options o, good;
     aflock_options_init(&good);
-    o = good, o.protocol = (aflock_protocol)3;
+    o = good, o.protocol = (aflock_protocol)99;
     ck_assert_int_eq(aflock_open(&other, scene, "x", &o), AFLOCK_EINVAL);
     o = good, o.io = (aflock_io)3;
     ck_assert_int_eq(aflock_open(&other, scene, "x", &o), AFLOCK_EINVAL);

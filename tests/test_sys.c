@@ -1,5 +1,6 @@
 /* The calls of core/sys that speak to the kernel in its own words, because not every C library has them: what is
  * written down there about the kernel's structs is true on this machine, of 32 bit or of 64. */
+#include "sys/files.h"
 #include "sys/sys.h"
 
 #include <check.h>
@@ -8,6 +9,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
@@ -87,10 +89,59 @@ START_TEST(a_wait_for_another_value_does_not_sleep)
 }
 END_TEST
 
+enum { MANY = 300 };
+
+typedef struct reader {
+    int times[MANY]; /* each name was met */
+    int left;        /* names until it stops */
+} reader;
+
+static bool meet_name(const char *name, void *user)
+{
+    reader *r = user;
+    char *end;
+    const long number = strtol(name, &end, 10);
+    ck_assert_uint_eq(strlen(name), 200);
+    ck_assert(*end == 'n' && number >= 0 && number < MANY);
+    r->times[number]++;
+    return --r->left > 0;
+}
+
+/* More than one reading of the kernel's gives; and no more than was asked for. */
+START_TEST(what_a_directory_holds)
+{
+    char folder[] = "/tmp/aflock-names.XXXXXX", name[201];
+    reader r = {.left = MANY + 1}, one = {.left = 1};
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    const int dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    ck_assert_int_ge(dir, 0);
+    for (int i = 0; i < MANY; i++) {
+        const int length = snprintf(name, sizeof name, "%d", i);
+        memset(name + length, 'n', 200 - (size_t)length);
+        name[200] = '\0';
+        ck_assert_int_eq(close(openat(dir, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600)), 0);
+    }
+    ck_assert_int_eq(afl_read_names(&afl_sys_linux, dir, meet_name, &r), 0);
+    for (int i = 0; i < MANY; i++)
+        ck_assert_int_eq(r.times[i], 1);
+    ck_assert_int_eq(lseek(dir, 0, SEEK_SET), 0);
+    ck_assert_int_eq(afl_read_names(&afl_sys_linux, dir, meet_name, &one), 0);
+    ck_assert_int_eq(one.left, 0);
+    for (int i = 0; i < MANY; i++) {
+        const int length = snprintf(name, sizeof name, "%d", i);
+        memset(name + length, 'n', 200 - (size_t)length);
+        ck_assert_int_eq(afl_unlink_at(&afl_sys_linux, dir, name), 0);
+    }
+    close(dir);
+    ck_assert_int_eq(rmdir(folder), 0);
+    ck_assert_int_eq(afl_read_names(&afl_sys_linux, -1, meet_name, &r), EBADF);
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {what_a_file_is, what_a_cached_file_is_opened_with, a_wait_sleeps,
-                                  a_wait_for_another_value_does_not_sleep};
+    const TTest *const tests[] = {what_a_directory_holds, what_a_file_is, what_a_cached_file_is_opened_with,
+                                  a_wait_sleeps, a_wait_for_another_value_does_not_sleep};
     Suite *suite = suite_create("sys");
     TCase *tcase = tcase_create("the kernel");
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)

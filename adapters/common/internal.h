@@ -75,11 +75,23 @@ static inline void afl_log_error(const struct afl_log_hook *hook, const char *me
 
 /* ---------------------------------------------------------------------------------------------------------- time */
 
-static inline uint64_t afl_monotonic(void)
+static inline uint64_t afl_clock(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * AFLOCK_SECOND + (uint64_t)now.tv_nsec;
+}
+
+static inline uint64_t afl_monotonic(void)
+{
+    return afl_clock(CLOCK_MONOTONIC);
+}
+
+/* For how long the machine was suspended since it started, or a little more. */
+static inline uint64_t afl_asleep(void)
+{
+    uint64_t awake = afl_monotonic();
+    return afl_clock(CLOCK_BOOTTIME) - awake;
 }
 
 /* AFLOCK_FOREVER if the sum is too large. */
@@ -123,7 +135,11 @@ static inline unsigned afl_epoll_ready(uint32_t events)
 /* A timerfd that is set as seldom as possible. Deadlines are set far more often than they are met: almost every request
  * ends before its own. So a later deadline, or none, leaves the descriptor armed for the earlier one; when that comes,
  * the alarm is set anew for what is wanted then. Each setting costs at most one wake-up too many, whatever happens in
- * between, and a program that keeps asking with the same time-out sets the timer once per time-out. */
+ * between, and a program that keeps asking with the same time-out sets the timer once per time-out.
+ *
+ * Deadlines are of the monotonic clock, which stands still while the machine is suspended. The descriptor's does not:
+ * it wakes the loop as soon as the machine is awake, if a deadline has passed by the clock on the wall. What expires by
+ * that one, as leases do, is heard of at once; who asks for what is due finds nothing, and sets the alarm again. */
 struct afl_alarm {
     int fd;
     uint64_t wanted; /* AFLOCK_FOREVER: nothing */
@@ -135,7 +151,7 @@ struct afl_alarm {
 static inline int afl_alarm_open(struct afl_alarm *alarm)
 {
     *alarm = AFL_ALARM_NONE;
-    alarm->fd = afl_beyond_streams(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+    alarm->fd = afl_beyond_streams(timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK));
     return alarm->fd >= 0 ? 0 : afl_status(errno);
 }
 
@@ -144,23 +160,29 @@ static inline int afl_alarm_set(struct afl_alarm *alarm, uint64_t deadline)
     alarm->wanted = deadline;
     if (alarm->armed <= deadline)
         return 0;
+    uint64_t asleep = afl_asleep();
+    uint64_t at = deadline < UINT64_MAX - asleep ? deadline + asleep : deadline;
     /* A time of 0 would disarm; 1 ns is just as much in the past. */
-    struct itimerspec when = {.it_value = afl_timespec(deadline != 0 ? deadline : 1)};
+    struct itimerspec when = {.it_value = afl_timespec(at != 0 ? at : 1)};
     if (timerfd_settime(alarm->fd, TFD_TIMER_ABSTIME, &when, NULL) != 0)
         return AFLOCK_ESYS;
     alarm->armed = deadline;
     return 0;
 }
 
-/* To be called when the descriptor is readable: 1 if the deadline has come, which is then forgotten. */
+/* To be called when the descriptor is readable: 1 if the deadline has come, which is then forgotten, or the machine was
+ * suspended and it has not. */
 static inline int afl_alarm_due(struct afl_alarm *alarm)
 {
-    uint64_t expirations;
+    enum { SLACK = AFLOCK_MILLISECOND }; /* two clocks are not read at one time */
+    uint64_t expirations, armed = alarm->armed;
     if (read(alarm->fd, &expirations, sizeof expirations) != (ssize_t)sizeof expirations)
         return 0; /* set again since it was seen to be readable */
     alarm->armed = AFLOCK_FOREVER;
     /* If it cannot be set again, saying so early lets the owner meet the error himself. */
-    if (alarm->wanted > afl_monotonic() && afl_alarm_set(alarm, alarm->wanted) == 0)
+    uint64_t now = afl_monotonic();
+    int suspended = now < armed && armed - now > SLACK;
+    if (alarm->wanted > now && !suspended && afl_alarm_set(alarm, alarm->wanted) == 0)
         return 0;
     alarm->wanted = AFLOCK_FOREVER;
     return 1;

@@ -6,6 +6,7 @@
  * next attempt: closing it would wake everybody who listens for the holder's close. Contents and mode are touched only
  * once the lock is held, nothing is ever unlinked, and a caller's own descriptor is only locked and unlocked.
  */
+#include "locks/marker.h"
 #include "locks/protocol.h"
 
 #include <errno.h>
@@ -85,15 +86,19 @@ static bool parent_exists(const afl_work *w)
     return afl_identify_parent(w->sys, w->path, false, false, &id, &fault);
 }
 
-/* Opens for locking; creates what is allowed. Leaves w->fd, or false and the fault. */
+/* Opens for locking; creates what is allowed. Leaves w->fd, or false and the fault. Where the lock may turn out to be a
+ * marker we have to know whether it is we who create the file. */
 static bool open_file(afl_work *w, afl_fault *fault)
 {
-    const int may_create = w->flags & AFLOCK_CREATE ? O_CREAT : 0;
+    const bool apart = w->protocol->falls_to != NULL;
+    const int may_create = w->flags & AFLOCK_CREATE ? O_CREAT | (apart ? O_EXCL : 0) : 0;
     const mode_t mode = w->file_mode == AFLOCK_MODE_DEFAULT ? 0666 : (mode_t)(w->file_mode & 07777);
-    int flags = open_flags(w), create = may_create;
+    int flags = open_flags(w), create = apart ? 0 : may_create;
+    bool parents = !(w->flags & AFLOCK_MAKE_PARENTS); /* they are there, or none of our business */
     fault->step = "open";
     for (int i = 0; i <= REOPENS; i++) {
         w->fd = afl_open(w->sys, w->path, flags | create, mode);
+        w->created = w->fd >= 0 && create & O_EXCL;
         if (w->fd >= 0)
             return true;
         fault->error = errno;
@@ -106,8 +111,11 @@ static bool open_file(afl_work *w, afl_fault *fault)
             break;
         case EACCES: /* a sticky directory refuses O_CREAT on another user's file */
         case EPERM:
-            if (!create)
+            if (!create || apart)
                 return false;
+            create = 0;
+            break;
+        case EEXIST: /* somebody has made it meanwhile */
             create = 0;
             break;
         case ENOENT:
@@ -117,7 +125,8 @@ static bool open_file(afl_work *w, afl_fault *fault)
                 create = may_create;
             } else if (fault->error == ENOTDIR || !create) {
                 return false;
-            } else if (i == 0 && w->flags & AFLOCK_MAKE_PARENTS) {
+            } else if (!parents) {
+                parents = true;
                 if (!afl_make_parents(w->sys, w->path, fault))
                     return false;
                 fault->step = "open";
@@ -204,6 +213,7 @@ static bool have_descriptor(afl_work *w)
     if (w->fd >= 0 && (afl_needs(w->flags) & ~w->have) == 0)
         return true;
     drop(w);
+    w->created = false;
     if (w->inline_only) {
         w->fd = w->sys->open_cached(w->path, open_flags(w));
         w->not_inline = w->fd < 0;
@@ -221,10 +231,24 @@ static bool have_descriptor(afl_work *w)
     return true;
 }
 
+/* The file system has no such locks. A file that this attempt has created would look like somebody's marker; any other
+ * may be one. */
+static void fall(afl_work *w)
+{
+    const int error = w->created ? afl_marker_unlink(w->sys, w->path, w->dev, w->ino) : 0;
+    w->created = false;
+    w->falls = error == 0;
+    if (error)
+        afl_work_fail(w, AFL_GRIP_NONE, "unlink", error);
+    else
+        afl_work_contended(w, AFL_GRIP_NONE);
+    w->outcome.cleanup_errno = drop(w);
+}
+
 static void try_path(afl_work *w)
 {
     const bool had_one = w->fd >= 0 || w->lost_one;
-    w->renewed = w->lost_one = false;
+    w->renewed = w->lost_one = w->falls = false;
     for (int i = 0; i < REOPENS; i++) {
         bool kept = w->fd >= 0;
         if (!have_descriptor(w)) {
@@ -244,6 +268,10 @@ static void try_path(afl_work *w)
         if (error == ESTALE && kept) { /* a server has forgotten it: the path may name another one */
             drop(w);
             continue;
+        }
+        if (error == ENOSYS && w->protocol->falls_to) {
+            fall(w);
+            return;
         }
         if (error && error != EWOULDBLOCK) {
             afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
@@ -567,6 +595,20 @@ static void waiters(afl_query *q)
 const afl_protocol afl_protocol_flock = {
     .name = "native",
     .hand_on = true,
+    .notify = AFLOCK_ON_FILE,
+    .park = true,
+    .run = run,
+    .reconcile = reconcile,
+    .abandon = abandon,
+    .verify = afl_query_verify,
+    .inspect = inspect,
+    .waiters = waiters,
+};
+
+const afl_protocol afl_protocol_flock_or_soft = {
+    .name = "native",
+    .hand_on = true,
+    .falls_to = &afl_protocol_soft_guest,
     .notify = AFLOCK_ON_FILE,
     .park = true,
     .run = run,

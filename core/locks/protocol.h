@@ -29,23 +29,29 @@ enum {
 
 typedef struct afl_protocol {
     const char *name;
-    bool hand_on;    /* a hold can pass to another request without giving the file up */
-    bool marker;     /* the lock is that a file exists: exclusive, no descriptor is lent or kept, and whatever is done
-                        about it may sleep */
-    unsigned notify; /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
-    bool park;       /* TRY can wait in the kernel (afl_work.park) */
-    uint64_t beat_interval; /* of a pending claim; 0: none */
-    size_t state_size;      /* memory of its own per path, zeroed: afl_work.state */
+    bool hand_on; /* a hold can pass to another request without giving the file up */
+    bool marker;  /* the lock is that a file exists: exclusive, no descriptor is lent or kept, and whatever is done
+                     about it may sleep */
+    bool lasting; /* a marker that is broken neither by age nor by the death of its holder */
+    bool guest;   /* a marker where other locks were meant to be: what is no marker is never taken away */
+    const struct afl_protocol *falls_to; /* spoken instead once afl_work.falls says so; or NULL */
+    unsigned notify;                     /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
+    const char *notify_prefix;           /* of the entries of a directory that count; NULL: all do */
+    bool park;                           /* TRY can wait in the kernel (afl_work.park) */
+    bool lease;                          /* what is held expires unless BEAT refreshes it (afl_work.duration) */
+    uint64_t beat_interval;              /* of a pending claim; 0: none, or as the lock says (`lease`) */
+    size_t state_size;                   /* memory of its own per path, zeroed: afl_work.state */
 
-    void (*run)(afl_work *w);       /* [W or L] does w->op, fills in w->outcome */
-    void (*start)(afl_work *w);     /* [L] instead of run */
-    void (*stop)(afl_work *w);      /* [L] with start: the context goes away; end what is under way, undo */
-    void (*reconcile)(afl_work *w); /* [W or L] gives back all that w has; nobody will ask again */
-    void (*abandon)(afl_work *w);   /* in a forked child: close what was inherited, touch nothing else */
-    void (*verify)(afl_query *q);   /* [W or L] does the path name what is held? */
-    void (*inspect)(afl_query *q);  /* [W or L] who holds it? */
-    void (*remove)(afl_query *q);   /* [W or L] takes the lock from whoever has it */
-    void (*waiters)(afl_query *q);  /* [W or L] how many are blocked in the kernel for the file dev, ino? -> count */
+    void (*run)(afl_work *w);           /* [W or L] does w->op, fills in w->outcome */
+    void (*start)(afl_work *w);         /* [L] instead of run */
+    void (*stop)(afl_work *w);          /* [L] with start: the context goes away; end what is under way, undo */
+    void (*reconcile)(afl_work *w);     /* [W or L] gives back all that w has; nobody will ask again */
+    void (*abandon)(afl_work *w);       /* in a forked child: close what was inherited, touch nothing else */
+    void (*verify)(afl_query *q);       /* [W or L] does the path name what is held? */
+    void (*inspect)(afl_query *q);      /* [W or L] who holds it? */
+    void (*remove)(afl_query *q);       /* [W or L] takes the lock from whoever has it */
+    void (*remove_claim)(afl_query *q); /* [W or L] ... the claim q->claim */
+    void (*waiters)(afl_query *q); /* [W or L] how many are blocked in the kernel for the file dev, ino? -> count */
 } afl_protocol;
 
 /* A TRY that waits in the kernel: whether somebody waits for it. Who wins what nobody waits for gives it back itself.
@@ -68,6 +74,7 @@ struct afl_work {
     uint32_t flags;     /* AFLOCK_CREATE ... */
     uint32_t file_mode; /* AFLOCK_MODE_DEFAULT */
     uint64_t lifetime;  /* of anybody's marker; 0: as long as it likes */
+    uint64_t duration;  /* of a lease */
     bool break_empty;
     bool holder_ended; /* `holder` is readable; the protocol resets it */
     int (*on_acquired)(int fd, void *user);
@@ -78,8 +85,12 @@ struct afl_work {
     /* what came of it; set by the protocol */
     afl_outcome outcome;
     bool not_inline;
-    bool again;          /* TRY: it has to be tried again at once */
-    uint64_t look_again; /* TRY: after so long something may have changed that nobody tells of */
+    bool again;                   /* TRY: it has to be tried again at once */
+    uint64_t look_again;          /* TRY: after so long something may have changed that nobody tells of */
+    uint64_t refreshed;           /* TRY, BEAT: the boot-time clock, before what is held was written or refreshed */
+    aflock_compromise_reason why; /* BEAT, AFL_ERROR */
+    char *detail; /* ERROR: what the step and errno do not say; malloc's, the runtime takes it; NULL: nothing */
+    bool falls;   /* TRY: the kernel has no such locks here, and nothing is left behind: protocol->falls_to */
 
     /* what the protocol has; common to the protocols on descriptors */
     int fd;            /* locked, or kept between attempts; -1 */
@@ -87,8 +98,10 @@ struct afl_work {
     bool identified;   /* dev, ino and have are those of fd */
     bool renewed;      /* fd was opened by the last attempt */
     bool lost_one;     /* an attempt that had one closed it, and goes on elsewhere */
+    bool created;      /* the last attempt has created the file that fd is open on */
     uint64_t dev, ino; /* of fd, if it was identified */
     int holder;        /* becomes readable when the holder's process ends: watched between attempts; -1 */
+    char token[33];    /* of the claim that is held, or "" */
     void *state;
 };
 
@@ -113,11 +126,22 @@ struct afl_query {
     bool here;      /* the pid is one of this host */
     bool gone;      /* ... and that process is provably not there any more */
     char host[256]; /* that the marker names */
+    aflock_record record;
+    uint64_t duration;
+    char token[64];
+    char claim[256];      /* remove_claim: its name */
+    char *detail;         /* as afl_work.detail, */
+    aflock_claim *claims; /* ... and a list of what was found, with its texts behind it; both malloc's */
+    uint32_t claim_count, claims_left_out;
 };
 
 extern const afl_protocol afl_protocol_flock;
+extern const afl_protocol afl_protocol_flock_or_soft; /* flock, which falls to ... */
+extern const afl_protocol afl_protocol_soft_guest;    /* ... this */
 extern const afl_protocol afl_protocol_ofd;
 extern const afl_protocol afl_protocol_soft;
+extern const afl_protocol afl_protocol_lease;
+extern const afl_protocol afl_protocol_strict;
 
 /* An open lock in a protocol that has no public number; for back ends that bring their own. */
 int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl_protocol *protocol,

@@ -28,7 +28,6 @@ static afl_text text_from(afl_text text, size_t from)
 /* -------------------------------------------------------------------------------------------------------- characters
  */
 
-/* The first character of a text that is not empty, and how many bytes it has; 0 bytes: it is not UTF-8. */
 static uint32_t character(afl_text text, size_t *bytes)
 {
     static const uint32_t LOWEST[] = {0, 0, 0x80, 0x800, 0x10000};
@@ -52,6 +51,11 @@ static uint32_t character(afl_text text, size_t *bytes)
         return 0;
     *bytes = count;
     return code;
+}
+
+uint32_t afl_text_character(afl_text text, size_t *bytes)
+{
+    return character(text, bytes);
 }
 
 static bool is_utf8(afl_text text)

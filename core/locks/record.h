@@ -27,6 +27,9 @@ typedef struct afl_text {
 
 bool afl_text_equal(afl_text a, afl_text b);
 
+/* The first character of a text that is not empty, and how many bytes it has; 0 bytes: it is not UTF-8. */
+uint32_t afl_text_character(afl_text text, size_t *bytes);
+
 /* ------------------------------------------------------------------------------------------------------ start token */
 
 /* When a process started, so that a later one with its number is not taken for it: (boot id << 64) | start time. */

@@ -368,6 +368,16 @@ static bool start_try(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
     return begin(m, p, AFL_OP_TRY, p->head, a);
 }
 
+/* Nothing to do but to keep alive what is held. */
+static bool start_rest(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
+{
+    bool beats = p->beat_interval && p->grip == AFL_GRIP_HELD && !p->lost;
+    if (beats && p->beat_at <= now)
+        return begin(m, p, AFL_OP_BEAT, NULL, a);
+    wait_until(m, p, beats ? p->beat_at : AFLOCK_FOREVER);
+    return false;
+}
+
 static bool start_undo(afl_machine *m, afl_path *p, afl_op op, uint64_t now, afl_action *a)
 {
     if (now < p->release_at) {
@@ -499,8 +509,7 @@ static bool step(afl_machine *m, afl_path *p, uint64_t now, afl_action *a)
                 p->unwatch = true;
                 continue;
             }
-            wait_until(m, p, AFLOCK_FOREVER);
-            return false;
+            return start_rest(m, p, now, a);
         case TRY:
             return start_try(m, p, now, a);
         case WITHDRAW:
@@ -549,8 +558,8 @@ bool afl_machine_next(afl_machine *m, uint64_t now, afl_action *action)
 
 /* ---------------------------------------------------------------------------------------------- who may wait where */
 
-/* What the other requests of its owner on the path mean for r: 0 or AFLOCK_EDEADLK. *held: one of them holds; *beside:
- * the newest that waits. */
+/* What the other requests of its owner on the path mean for r: 0, AFLOCK_EDEADLK, AFLOCK_ECOMPROMISED. *held: one of
+ * them holds; *beside: the newest that waits. */
 static int check_owner(const afl_machine *m, const afl_path *p, const afl_request *r, bool *held, afl_request **beside)
 {
     *held = false;
@@ -562,6 +571,8 @@ static int check_owner(const afl_machine *m, const afl_path *p, const afl_reques
             continue;
         if (o->mode != r->mode || (holds(o) && (r->need & ~p->have)))
             return AFLOCK_EDEADLK;
+        if (holds(o) && p->lost)
+            return AFLOCK_ECOMPROMISED;
         if (holds(o))
             *held = true;
         else if (!*beside)
@@ -676,8 +687,9 @@ static void tried_won(afl_path *p, const afl_outcome *o, uint64_t now)
 {
     p->mode = p->tried_mode;
     p->have = o->have;
-    p->stale = false;
+    p->stale = p->lost = false;
     p->fresh = true;
+    p->beat_at = add(now, p->beat_interval);
     p->give_up = false;
     p->run_grants = 0;
     p->run_started = p->checked = now;
@@ -797,7 +809,7 @@ static void done_undo(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
     }
     p->failures = 0;
     p->release_at = 0;
-    p->stale = false;
+    p->stale = p->lost = false;
     answer_failing(m, p, o->cleanup_errno, now);
     answer_releaser(m, p, o->cleanup_errno, now);
     p->retry_at = 0;
@@ -809,6 +821,34 @@ static void done_undo(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
             p->foreign--;
     }
     p->give_up = false;
+}
+
+void afl_machine_lose(afl_machine *m, afl_path *p, uint64_t now)
+{
+    if (p->grip != AFL_GRIP_HELD || p->lost)
+        return;
+    p->stale = p->lost = true;
+    readmit(m, p, NULL, now); /* as after an ADOPT that found it replaced */
+    make_ready(m, p);
+}
+
+void afl_machine_beat(afl_machine *m, afl_path *p, uint64_t now)
+{
+    if (p->beat_at <= now)
+        return;
+    p->beat_at = now;
+    make_ready(m, p);
+}
+
+/* One that was not done is tried again soon: there is time for some. */
+static void done_beat(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_t now)
+{
+    p->grip = (uint8_t)o->grip;
+    p->beat_at = add(now, o->answer == AFL_CONTENDED ? p->beat_interval / 8 : p->beat_interval);
+    if (o->answer != AFL_ERROR)
+        return;
+    p->retry_at = now;
+    afl_machine_lose(m, p, now);
 }
 
 void afl_machine_done(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_t now)
@@ -825,10 +865,7 @@ void afl_machine_done(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
         done_undo(m, p, o, now);
         break;
     case AFL_OP_BEAT:
-        p->grip = (uint8_t)o->grip;
-        p->beat_at = add(now, p->beat_interval);
-        if (o->answer == AFL_ERROR)
-            p->retry_at = now;
+        done_beat(m, p, o, now);
         break;
     default: /* nothing is in flight */
         return;

@@ -44,7 +44,7 @@ typedef enum afl_op {
     AFL_OP_ADOPT,    /* the file is ours: prepare it for `request` (mode, checks, what the new holder asked for) */
     AFL_OP_WITHDRAW, /* remove what we keep while waiting */
     AFL_OP_RELEASE,  /* give the file up */
-    AFL_OP_BEAT,     /* refresh the pending claim */
+    AFL_OP_BEAT,     /* refresh the pending claim, or what is held */
     AFL_OP_WATCH,    /* listen for changes; answered by afl_machine_watched, not an operation in flight */
     AFL_OP_UNWATCH,  /* stop listening; not answered */
     AFL_OP_INHERIT,  /* the parked TRY is for `request` from now on; not answered */
@@ -54,9 +54,10 @@ typedef enum afl_op {
 
 typedef enum afl_answer {
     AFL_WON,       /* TRY: the file is ours. The others: done */
-    AFL_CONTENDED, /* TRY: not now. ADOPT: not handed on; `grip` says whether the file is still ours */
+    AFL_CONTENDED, /* TRY: not now. ADOPT: not handed on; `grip` says whether the file is still ours. BEAT: not done */
     AFL_PENDING,   /* TRY: not now, and a claim of ours stays */
-    AFL_ERROR      /* TRY, ADOPT: the request cannot be served. RELEASE, WITHDRAW: not done. BEAT: the claim is lost */
+    AFL_ERROR /* TRY, ADOPT: the request cannot be served. RELEASE, WITHDRAW: not done. BEAT: the claim is lost; what
+                 was held is not ours any more, but whoever holds it does not know yet (`grip` stays held) */
 } afl_answer;
 
 typedef struct afl_outcome {
@@ -127,7 +128,7 @@ struct afl_path {
     bool hand_on;           /* the protocol can pass a hold to another request without giving the file up */
     bool notify;            /* WATCH is worth asking for */
     bool keep;              /* what is kept stays when nobody waits (afl_machine_keep) */
-    uint64_t beat_interval; /* BEAT is due so often while pending; 0: never */
+    uint64_t beat_interval; /* BEAT is due so often while pending, or held by somebody; 0: never */
     uint64_t resolution;    /* retry rungs below it collapse */
 
     /* the caller's to set while a TRY is in flight */
@@ -140,7 +141,8 @@ struct afl_path {
     uint8_t grip; /* afl_grip */
     uint8_t op;   /* afl_op in flight */
     uint8_t mode; /* of a grip that is held */
-    bool stale;
+    bool stale;   /* what is held is for those who hold it now only */
+    bool lost;    /* ... and not even theirs any more (afl_machine_lose) */
     bool watching;
 
     /* private */
@@ -214,7 +216,8 @@ afl_request **afl_machine_owner_table(afl_machine *m, afl_request **memory, size
 /* Does the owner of `r` (owner and mode are set) hold the path in the same mode? Then r is granted without waiting. */
 bool afl_machine_owner_holds(const afl_machine *m, const afl_path *p, const afl_request *r);
 
-/* A request asks for a path. 0, AFLOCK_EWOULDBLOCK (once, and not alone), AFLOCK_EDEADLK. */
+/* A request asks for a path. 0, AFLOCK_EWOULDBLOCK (once, and not alone), AFLOCK_EDEADLK, AFLOCK_ECOMPROMISED (its
+ * owner holds what is lost). */
 int afl_machine_submit(afl_machine *m, afl_path *p, afl_request *r, uint64_t now);
 
 /* Ends a request that was not delivered as held: it will be answered with `status`. 0, AFLOCK_EHELD, AFLOCK_ESTALE. */
@@ -242,6 +245,12 @@ void afl_machine_hint(afl_machine *m, afl_path *p, afl_hint hint, uint64_t now);
 /* Somebody outside wants what is held: once nobody holds it any more it is given up, as when a run of hand-offs is
  * over, and not tried for a pause. */
 void afl_machine_yield(afl_machine *m, afl_path *p);
+
+/* What is held is to be refreshed now, and not only when the interval is over. */
+void afl_machine_beat(afl_machine *m, afl_path *p, uint64_t now);
+
+/* What is held is not ours any more, as a BEAT may find out, too: nobody joins its holders, and it is not beaten. */
+void afl_machine_lose(afl_machine *m, afl_path *p, uint64_t now);
 
 /* The head's poll interval changed. */
 void afl_machine_repoll(afl_machine *m, afl_path *p, uint64_t now);

@@ -20,7 +20,9 @@ static void orphan_job(aflock_job *job);
 
 afl_attempt *afl_attempt_new(afl_place *p)
 {
-    afl_attempt *t = calloc(1, sizeof *t + p->protocol->state_size); /* a worker may be the last to use it */
+    const size_t fallen = p->protocol->falls_to ? p->protocol->falls_to->state_size : 0;
+    const size_t state = p->protocol->state_size > fallen ? p->protocol->state_size : fallen;
+    afl_attempt *t = calloc(1, sizeof *t + state); /* a worker may be the last to use it */
     if (!t)
         return NULL;
     t->job.run = run_job;
@@ -30,12 +32,14 @@ afl_attempt *afl_attempt_new(afl_place *p)
     t->work.protocol = p->protocol;
     t->work.sys = p->ctx->sys;
     t->work.fd = t->work.holder = -1;
-    t->work.state = p->protocol->state_size ? t + 1 : NULL;
+    t->work.state = state ? t + 1 : NULL;
+    t->work.duration = p->terms.duration;
     return t;
 }
 
 void afl_attempt_free(afl_attempt *t)
 {
+    free(t->work.detail);
     free(t);
 }
 
@@ -52,27 +56,70 @@ static void trace_outcome(aflock_ctx *ctx, const afl_place *p, const afl_outcome
         afl_trace(ctx, AFLOCK_TRACE_UNLOCKED, NULL, path, o->answer == AFL_ERROR ? o->sys_errno : 0);
 }
 
+/* What a failure has to say goes to the request that will hear of it. */
+static void pass_detail(afl_place *p)
+{
+    afl_work *w = &p->attempt->work;
+    afl_request *r = p->path.op_for ? p->path.op_for : p->path.releaser;
+    if (r && w->detail)
+        afl_entry_explain(p->ctx, AFL_CONTAINER(afl_entry, request, r), w->detail);
+    else
+        free(w->detail);
+    w->detail = NULL;
+}
+
 /* Tells the machine. The place may be gone afterwards. The time is that of the turn or call: it is read again after
  * what may have slept on this thread only, because reading it costs as much as a system call on some machines. */
-static void complete(afl_place *p)
+static void tell(afl_place *p)
 {
     aflock_ctx *ctx = p->ctx;
     const afl_outcome *o = &p->attempt->work.outcome;
     uint64_t now = ctx->now, pause = p->path.pause_until;
     bool undo = p->path.op == AFL_OP_RELEASE || p->path.op == AFL_OP_WITHDRAW;
     trace_outcome(ctx, p, o);
-    if (p->path.op == AFL_OP_TRY)
+    if (p->path.op == AFL_OP_TRY) {
         afl_place_tried(p, o);
+        afl_place_told(p, o);
+    }
     if (undo && o->answer == AFL_ERROR && !p->path.releaser)
         afl_log(ctx, AFLOCK_LOG_ERROR, "%s: %s: %s; trying again", p->attempt->spelling->text, o->step,
                 strerror(o->sys_errno));
     if (p->path.op == AFL_OP_TRY && p->attempt->work.again)
         afl_machine_hint(&ctx->machine, &p->path, AFL_HINT_AGAIN, now);
+    afl_lease_done(p);
+    pass_detail(p);
     afl_machine_done(&ctx->machine, &p->path, o, now);
     afl_place_watch_holder(p);
     if (p->path.pause_until != pause)
         afl_trace(ctx, AFLOCK_TRACE_PAUSE, NULL, p->attempt->spelling->text, (int64_t)(p->path.pause_until - now));
     afl_place_tidy(p);
+}
+
+/* The kernel has no such locks there: the same attempt begins anew with a marker, if whom it was for still waits. */
+static void fall(afl_place *p)
+{
+    afl_attempt *t = p->attempt;
+    t->work.falls = false;
+    t->fell = p->path.grip == AFL_GRIP_KEPT;
+    afl_place_fall(p);
+    if (p->path.op_for) {
+        dispatch(p);
+        return;
+    }
+    t->work.again = true;
+    tell(p);
+}
+
+static void complete(afl_place *p)
+{
+    afl_attempt *t = p->attempt;
+    if (p->path.op == AFL_OP_TRY && t->work.falls) {
+        fall(p);
+        return;
+    }
+    t->work.outcome.renewed |= t->fell && t->work.outcome.grip == AFL_GRIP_KEPT;
+    t->fell = false;
+    tell(p);
 }
 
 void afl_work_done(afl_work *w)
@@ -189,8 +236,9 @@ static void send(afl_place *p)
     t->work.inline_only = false;
     atomic_fetch_add(&t->spelling->refs, 1);
     afl_trace(ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 0);
-    bool undo = t->work.op == AFL_OP_RELEASE || t->work.op == AFL_OP_WITHDRAW;
-    afl_admission_submit(ctx, &t->job, p->device, t->work.path, undo ? AFLOCK_LANE_RELEASE : AFLOCK_LANE_TRY);
+    /* What is ours is not kept waiting by what others would like to have. */
+    bool ours = t->work.op == AFL_OP_RELEASE || t->work.op == AFL_OP_WITHDRAW || t->work.op == AFL_OP_BEAT;
+    afl_admission_submit(ctx, &t->job, p->device, t->work.path, ours ? AFLOCK_LANE_RELEASE : AFLOCK_LANE_TRY);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ parked
@@ -288,10 +336,10 @@ static void look_after(afl_place *p)
         glance(p);
 }
 
-static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what)
+static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what, const char *name)
 {
     afl_attempt *t = AFL_CONTAINER(afl_attempt, ear, ear);
-    (void)ctx, (void)what;
+    (void)ctx, (void)what, (void)name;
     if (t->place)
         look_after(t->place);
 }
@@ -338,7 +386,7 @@ static bool reattach(afl_place *p)
     afl_attempt *fresh = p->attempt, *t = left_behind(p);
     const afl_request *r = p->path.op_for; /* NULL: it has left while the path was looked for */
     int left = AFL_PARKED_LEFT;
-    if (fresh->work.op != AFL_OP_TRY || fresh->work.fd >= 0 || !r || !r->parks || r->once || !t ||
+    if (!p->protocol->park || fresh->work.op != AFL_OP_TRY || fresh->work.fd >= 0 || !r || !r->parks || r->once || !t ||
         !atomic_compare_exchange_strong(&t->work.parked, &left, AFL_PARKED_WANTED))
         return false;
     unlink_detached(p->ctx, t);
@@ -537,6 +585,8 @@ static void take_order(afl_place *p, const afl_action *a)
     w->park = a->op == AFL_OP_TRY && afl_place_parks(p);
     t->resolve = false;
     atomic_store_explicit(&w->left, false, memory_order_relaxed);
+    if (a->op == AFL_OP_BEAT)
+        afl_lease_beats(p);
     if (a->request) {
         const afl_entry *e = AFL_CONTAINER(afl_entry, request, a->request);
         const afl_extras *x = e->extras;

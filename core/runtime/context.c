@@ -317,7 +317,8 @@ static int count_unreleased(const aflock_ctx *ctx)
 {
     int count = 0;
     for (const afl_place *p = ctx->places; p; p = p->all_next)
-        if (p->path.op == AFL_OP_RELEASE || (p->path.grip == AFL_GRIP_HELD && p->caller_fd < 0))
+        if (p->path.op == AFL_OP_RELEASE || p->path.grip == AFL_GRIP_PENDING ||
+            (p->path.grip == AFL_GRIP_HELD && p->caller_fd < 0))
             count++;
     return count;
 }
@@ -397,6 +398,7 @@ static void free_places(aflock_ctx *ctx)
         while (p->locks) {
             aflock *lock = p->locks;
             p->locks = lock->next;
+            free(lock->detail);
             afl_release_memory(ctx, lock);
         }
         afl_place_free(p);
@@ -482,7 +484,7 @@ int aflock_ctx_abandon(aflock_ctx *ctx)
     while (ctx->errands) {
         afl_errand *e = ctx->errands;
         ctx->errands = e->next;
-        free(e);
+        afl_errand_free(e);
     }
     afl_wanted_abandon(ctx);
     close_host(ctx, 1);

@@ -3,6 +3,7 @@
 #include "runtime/runtime.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static void run_errand(aflock_job *job)
 {
@@ -22,10 +23,17 @@ static void finish_errand(aflock_ctx *ctx, aflock_job *job)
     e->done = true;
 }
 
+void afl_errand_free(afl_errand *e)
+{
+    free(e->query.detail);
+    free(e->query.claims);
+    free(e);
+}
+
 static void free_errand(afl_errand *e)
 {
     afl_spelling_unref(e->spelling);
-    free(e);
+    afl_errand_free(e);
 }
 
 static void orphan_errand(aflock_job *job)
@@ -57,7 +65,8 @@ static void tell(afl_errand *e)
                            .fd = q->fd,
                            .req = e->req,
                            .step = q->step,
-                           .path = e->spelling->text};
+                           .path = e->spelling->text,
+                           .detail = q->status ? q->detail : NULL};
         e->answered(e->lock, &r, e->user);
         return;
     }
@@ -71,7 +80,14 @@ static void tell(afl_errand *e)
                        .host = q->host,
                        .age = q->age,
                        .here = q->here,
-                       .gone = q->gone};
+                       .gone = q->gone,
+                       .record = q->record,
+                       .duration = q->duration,
+                       .token = q->token,
+                       .claims = q->claims,
+                       .claim_count = q->claim_count,
+                       .claims_left_out = q->claims_left_out,
+                       .detail = q->status ? q->detail : NULL};
     e->inspected(e->lock, &h, e->user);
 }
 
@@ -87,8 +103,11 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
                        .user = e->user,
                        .query = {.fd = -1}};
     aflock *lock = copy.lock;
-    if (!running)
+    if (!running) {
         copy.query = e->query;
+        e->query.detail = NULL;
+        e->query.claims = NULL;
+    }
     if (status)
         copy.query.status = status;
     atomic_fetch_add(&copy.spelling->refs, 1);
@@ -102,6 +121,8 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
     tell(&copy);
     ctx->in_callback = false;
     lock->pinned--;
+    free(copy.query.detail);
+    free(copy.query.claims);
     afl_spelling_unref(copy.spelling);
     afl_lock_tidy(lock);
 }
@@ -220,6 +241,18 @@ int aflock_inspect(aflock *lock, aflock_inspected callback, void *user)
     return 0;
 }
 
+/* An answer that says how it went. */
+static int send_removal(aflock *lock, afl_errand *e, void (*ask)(afl_query *q), aflock_callback callback)
+{
+    if (!e)
+        return AFLOCK_ENOMEM;
+    e->ask = ask;
+    e->answered = callback;
+    e->query.fd = -1;
+    send_errand(lock, e);
+    return 0;
+}
+
 int aflock_break(aflock *lock, aflock_callback callback, void *user)
 {
     int status = enter(lock);
@@ -227,14 +260,25 @@ int aflock_break(aflock *lock, aflock_callback callback, void *user)
         return status;
     if (!callback)
         return AFLOCK_EINVAL;
-    if (!lock->place->protocol->remove)
+    const afl_protocol *protocol = lock->place->protocol;
+    return protocol->remove ? send_removal(lock, errand_new(lock, user), protocol->remove, callback) : AFLOCK_ENOTSUP;
+}
+
+int aflock_break_claim(aflock *lock, const char *name, aflock_callback callback, void *user)
+{
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (!callback || !name || !*name || *name == '.' || strchr(name, '/'))
+        return AFLOCK_EINVAL;
+    const afl_protocol *protocol = lock->place->protocol;
+    if (!protocol->remove_claim)
         return AFLOCK_ENOTSUP;
+    const size_t length = strlen(name);
+    if (length >= sizeof(((afl_query *)NULL)->claim))
+        return AFLOCK_ENAMETOOLONG;
     afl_errand *e = errand_new(lock, user);
-    if (!e)
-        return AFLOCK_ENOMEM;
-    e->ask = lock->place->protocol->remove;
-    e->answered = callback;
-    e->query.fd = -1;
-    send_errand(lock, e);
-    return 0;
+    if (e)
+        memcpy(e->query.claim, name, length + 1);
+    return send_removal(lock, e, protocol->remove_claim, callback);
 }

@@ -26,6 +26,22 @@ const char *aflock_error_name(int status)
     }
 }
 
+const char *aflock_compromise_name(aflock_compromise_reason reason)
+{
+    switch (reason) {
+    case AFLOCK_MARKER_MISSING:
+        return "marker-missing";
+    case AFLOCK_OWNER_CHANGED:
+        return "owner-changed";
+    case AFLOCK_REFRESH_FAILED:
+        return "refresh-failed";
+    case AFLOCK_LEASE_EXPIRED:
+        return "expired";
+    default:
+        return "unknown";
+    }
+}
+
 const char *aflock_version(void)
 {
     return AFLOCK_VERSION;

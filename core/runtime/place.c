@@ -218,17 +218,19 @@ static uint64_t device_key(aflock_ctx *ctx, const char *text)
 
 /* --------------------------------------------------------------------------------------------------------- places */
 
-static afl_place *place_new(aflock_ctx *ctx, const afl_protocol *protocol)
+static afl_place *place_new(aflock_ctx *ctx, const afl_terms *terms)
 {
     afl_place *p = afl_allocate(ctx, sizeof *p);
     if (!p)
         return NULL;
     afl_path_init(&p->path);
     p->ctx = ctx;
-    p->protocol = protocol;
+    p->protocol = terms->protocol;
+    p->terms = *terms;
     p->caller_fd = -1;
-    p->path.hand_on = protocol->hand_on;
-    p->path.beat_interval = protocol->beat_interval;
+    p->path.hand_on = p->protocol->hand_on;
+    p->path.beat_interval = p->protocol->lease ? terms->heartbeat : p->protocol->beat_interval;
+    afl_timer_init(&p->lease.timer, 0);
     p->path.resolution = ctx->loop->resolution;
     p->attempt = afl_attempt_new(p);
     if (!p->attempt) {
@@ -254,15 +256,20 @@ static bool use_device(afl_place *p, uint64_t key)
     return true;
 }
 
+static bool same_terms(const afl_terms *a, const afl_terms *b)
+{
+    return a->protocol == b->protocol && a->duration == b->duration && a->heartbeat == b->heartbeat;
+}
+
 /* The place of a text: an existing one, or a new one that is not resolved. */
-static afl_place *place_of_text(aflock_ctx *ctx, const char *text, const afl_protocol *protocol, int fd,
+static afl_place *place_of_text(aflock_ctx *ctx, const char *text, const afl_terms *terms, int fd,
                                 afl_spelling **spelling, int *status)
 {
     *status = 0;
     for (afl_spelling *s = *text_bucket(ctx, text); s; s = s->hash_next) {
         if (strcmp(s->text, text) != 0)
             continue;
-        if (s->place->protocol != protocol) {
+        if (!same_terms(&s->place->terms, terms)) {
             *status = AFLOCK_EMISMATCH;
             return NULL;
         }
@@ -270,7 +277,7 @@ static afl_place *place_of_text(aflock_ctx *ctx, const char *text, const afl_pro
         return s->place;
     }
     *status = AFLOCK_ENOMEM;
-    afl_place *p = place_new(ctx, protocol);
+    afl_place *p = place_new(ctx, terms);
     if (!p)
         return NULL;
     p->caller_fd = fd;
@@ -285,20 +292,20 @@ static afl_place *place_of_text(aflock_ctx *ctx, const char *text, const afl_pro
     return p;
 }
 
-afl_place *afl_place_of_path(aflock_ctx *ctx, const char *path, const afl_protocol *protocol, afl_spelling **spelling,
+afl_place *afl_place_of_path(aflock_ctx *ctx, const char *path, const afl_terms *terms, afl_spelling **spelling,
                              int *status)
 {
     char text[PATH_MAX];
     *status = make_absolute(ctx, path, text);
-    return *status ? NULL : place_of_text(ctx, text, protocol, -1, spelling, status);
+    return *status ? NULL : place_of_text(ctx, text, terms, -1, spelling, status);
 }
 
-afl_place *afl_place_of_descriptor(aflock_ctx *ctx, int fd, const afl_protocol *protocol, afl_spelling **spelling,
+afl_place *afl_place_of_descriptor(aflock_ctx *ctx, int fd, const afl_terms *terms, afl_spelling **spelling,
                                    int *status)
 {
     char text[32];
     snprintf(text, sizeof text, "fd:%d", fd);
-    return place_of_text(ctx, text, protocol, fd, spelling, status);
+    return place_of_text(ctx, text, terms, fd, spelling, status);
 }
 
 static void forget_key(afl_place *p)
@@ -324,6 +331,7 @@ void afl_place_free(afl_place *p)
     afl_wanted_forget(p);
     forget_key(p);
     forget_spellings_of(p);
+    afl_lease_end(p);
     afl_machine_forget(&ctx->machine, &p->path);
     *(p->all_prev ? &p->all_prev->all_next : &ctx->places) = p->all_next;
     if (p->all_next)
@@ -342,6 +350,7 @@ void afl_place_add_lock(afl_place *p, aflock *lock)
         lock->next->prev = lock;
     p->locks = lock;
     p->io_locks[lock->io]++;
+    lock->keep_open &= !p->protocol->marker;
     if (lock->keep_open && p->keepers++ == 0)
         afl_machine_keep(&p->ctx->machine, &p->path, true);
 }
@@ -368,7 +377,7 @@ void afl_place_tidy(afl_place *p)
 static void merge(afl_place *into, afl_place *from, uint64_t now)
 {
     aflock_ctx *ctx = into->ctx;
-    bool mismatch = into->protocol != from->protocol;
+    bool mismatch = !same_terms(&into->terms, &from->terms);
     if (mismatch) {
         while (from->path.head)
             afl_machine_cancel(&ctx->machine, from->path.head, AFLOCK_EMISMATCH, now);
@@ -390,6 +399,7 @@ static void merge(afl_place *into, afl_place *from, uint64_t now)
         afl_place_add_lock(into, lock);
     }
     afl_machine_merge(&ctx->machine, &into->path, &from->path, now);
+    afl_place_refuse_unservable(into);
     afl_wanted_crowd(into);
     afl_place_free(from);
 }

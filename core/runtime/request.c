@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -57,6 +58,7 @@ void afl_entry_free(aflock_ctx *ctx, afl_entry *e)
 {
     if (e->extras) {
         afl_entry_detach(ctx, e);
+        free(afl_entry_take_detail(e));
         e->extras->next = ctx->free_extras;
         ctx->free_extras = e->extras;
         e->extras = NULL;
@@ -72,6 +74,37 @@ void afl_entry_detach(aflock_ctx *ctx, afl_entry *e)
     (void)ctx;
     if (e->extras && e->extras->token)
         afl_token_leave(e->extras);
+}
+
+static afl_extras *new_extras(aflock_ctx *ctx, afl_entry *e)
+{
+    afl_extras *x = ctx->free_extras;
+    if (x)
+        ctx->free_extras = x->next;
+    else if (!(x = afl_allocate(ctx, sizeof *x)))
+        return NULL;
+    *x = (afl_extras){.entry = e, .file_mode = AFLOCK_MODE_DEFAULT};
+    e->extras = x;
+    return x;
+}
+
+void afl_entry_explain(aflock_ctx *ctx, afl_entry *e, char *detail)
+{
+    afl_extras *x = e->extras ? e->extras : new_extras(ctx, e);
+    if (!x) {
+        free(detail);
+        return;
+    }
+    free(x->detail);
+    x->detail = detail;
+}
+
+char *afl_entry_take_detail(afl_entry *e)
+{
+    char *detail = e->extras ? e->extras->detail : NULL;
+    if (detail)
+        e->extras->detail = NULL;
+    return detail;
 }
 
 /* All of them, those of holds that nobody released included. */
@@ -103,7 +136,8 @@ static void grow_owners(aflock_ctx *ctx)
 void aflock_options_init(aflock_options *o)
 {
     if (o)
-        *o = (aflock_options){.size = sizeof *o, .poll_interval = 50 * AFLOCK_MILLISECOND};
+        *o = (aflock_options){
+            .size = sizeof *o, .poll_interval = 50 * AFLOCK_MILLISECOND, .duration = 30 * AFLOCK_SECOND};
 }
 
 static int options_for_open(aflock_options *o, const aflock_options *given)
@@ -111,13 +145,26 @@ static int options_for_open(aflock_options *o, const aflock_options *given)
     aflock_options_init(o);
     if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
-    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_SOFT && o->io >= AFLOCK_IO_AUTO &&
+    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_LEASE && o->io >= AFLOCK_IO_AUTO &&
                 o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL && o->wait >= AFLOCK_WAIT_AUTO &&
                 o->wait <= AFLOCK_WAIT_PARK;
     return sane ? 0 : AFLOCK_EINVAL;
 }
 
-static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, const afl_protocol *protocol,
+/* The least of a lease is what a busy machine can keep to, the most what a clock can count. */
+static int terms_for_open(afl_terms *terms, const afl_protocol *protocol, const aflock_options *o)
+{
+    *terms = (afl_terms){.protocol = protocol};
+    if (!protocol->lease)
+        return 0;
+    terms->duration = o->duration;
+    terms->heartbeat = o->heartbeat ? o->heartbeat : o->duration / 3;
+    bool sane = o->duration >= 10 * AFLOCK_MILLISECOND && o->duration <= AFLOCK_FOREVER / 4 &&
+                terms->heartbeat <= o->duration / 3 && terms->heartbeat >= AFLOCK_MILLISECOND;
+    return sane && !o->lifetime ? 0 : AFLOCK_EINVAL;
+}
+
+static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, const afl_terms *terms,
                      const aflock_options *o)
 {
     int status;
@@ -125,8 +172,8 @@ static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, co
     aflock *lock = afl_allocate(ctx, sizeof *lock);
     if (!lock)
         return AFLOCK_ENOMEM;
-    afl_place *place = path ? afl_place_of_path(ctx, path, protocol, &spelling, &status)
-                            : afl_place_of_descriptor(ctx, fd, protocol, &spelling, &status);
+    afl_place *place = path ? afl_place_of_path(ctx, path, terms, &spelling, &status)
+                            : afl_place_of_descriptor(ctx, fd, terms, &spelling, &status);
     if (!place) {
         afl_release_memory(ctx, lock);
         return status;
@@ -138,7 +185,7 @@ static int open_lock(aflock **out, aflock_ctx *ctx, const char *path, int fd, co
     lock->poll_interval = lock->next_poll = o->poll_interval;
     lock->wait = o->wait;
     lock->max_waiters = o->max_waiters;
-    lock->keep_open = o->keep_open != 0 && path && !protocol->marker;
+    lock->keep_open = o->keep_open != 0 && path;
     lock->lifetime = o->lifetime;
     lock->break_empty = o->break_empty != 0;
     afl_place_add_lock(place, lock);
@@ -170,18 +217,26 @@ static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd,
     status = options_for_open(&o, given);
     if (status)
         return status;
-    static const afl_protocol *const PROTOCOLS[] = {
-        [AFLOCK_NATIVE] = &afl_protocol_flock, [AFLOCK_OFD] = &afl_protocol_ofd, [AFLOCK_SOFT] = &afl_protocol_soft};
+    static const afl_protocol *const PROTOCOLS[] = {[AFLOCK_NATIVE] = &afl_protocol_flock,
+                                                    [AFLOCK_OFD] = &afl_protocol_ofd,
+                                                    [AFLOCK_SOFT] = &afl_protocol_soft,
+                                                    [AFLOCK_STRICT] = &afl_protocol_strict,
+                                                    [AFLOCK_LEASE] = &afl_protocol_lease};
+    if (o.soft_fallback && (o.protocol != AFLOCK_NATIVE || !path))
+        return AFLOCK_EINVAL;
     if (!protocol)
-        protocol = PROTOCOLS[o.protocol];
+        protocol = o.soft_fallback ? &afl_protocol_flock_or_soft : PROTOCOLS[o.protocol];
     if (protocol->marker && !path)
         return AFLOCK_EINVAL;
-    if (o.lifetime && !protocol->marker)
+    if (o.lifetime && (!protocol->marker || protocol->lasting))
         return AFLOCK_EINVAL;
-    if (protocol->marker && path && last_component(path) > MARKER_NAME)
+    if (path && (protocol->marker || protocol->falls_to) && last_component(path) > MARKER_NAME)
         return AFLOCK_ENAMETOOLONG;
-    status = open_lock(out, ctx, path, fd, protocol, &o);
-    if (!status && o.lifetime)
+    afl_terms terms;
+    status = terms_for_open(&terms, protocol, &o);
+    if (!status)
+        status = open_lock(out, ctx, path, fd, &terms, &o);
+    if (*out && o.lifetime)
         afl_log(ctx, AFLOCK_LOG_WARN, "%s: a lifetime: whoever holds it for longer loses it, and two may hold it",
                 (*out)->spelling->text);
     return status;
@@ -217,6 +272,7 @@ void afl_lock_free(aflock *lock)
     afl_place *place = lock->place;
     afl_place_remove_lock(place, lock);
     aflock_ctx *ctx = lock->ctx;
+    free(lock->detail);
     afl_release_memory(ctx, lock);
     afl_place_tidy(place);
 }
@@ -324,6 +380,10 @@ static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, co
         return AFLOCK_EINVAL;
     if (o->token && o->token->gate != lock->ctx->gate)
         return AFLOCK_EINVAL;
+    if (o->on_compromise && !lock->place->protocol->lease)
+        return AFLOCK_EINVAL;
+    if (lock->place->protocol->guest)
+        return afl_marker_serves(o->flags, o->mode, o->on_acquired, o->file_mode) ? 0 : AFLOCK_ENOTSUP;
     if (lock->place->protocol->marker)
         return options_for_marker(o);
     if (lock->place->caller_fd >= 0 && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT))
@@ -338,20 +398,18 @@ static bool wants_adopt(const aflock_acquire_options *o)
 
 static bool take_extras(aflock_ctx *ctx, afl_entry *e, const aflock_acquire_options *o)
 {
-    if (!o->token && !o->on_acquired && !o->on_wanted && o->file_mode == AFLOCK_MODE_DEFAULT)
+    if (!o->token && !o->on_acquired && !o->on_wanted && !o->on_compromise && o->file_mode == AFLOCK_MODE_DEFAULT)
         return true;
-    afl_extras *x = ctx->free_extras;
-    if (x)
-        ctx->free_extras = x->next;
-    else if (!(x = afl_allocate(ctx, sizeof *x)))
+    afl_extras *x = new_extras(ctx, e);
+    if (!x)
         return false;
-    x->entry = e;
-    x->token = NULL;
     x->on_acquired = o->on_acquired;
     x->on_acquired_user = o->on_acquired_user;
+    x->on_compromise = o->on_compromise;
+    x->on_compromise_user = o->on_compromise_user;
+    x->compromise_told = false;
     x->file_mode = o->file_mode;
     x->wanted = (afl_wanted){.tell = o->on_wanted, .user = o->on_wanted_user};
-    e->extras = x;
     if (o->token)
         afl_token_join(o->token, x);
     return true;
@@ -373,6 +431,8 @@ static int submit(aflock *lock, const aflock_acquire_options *o, bool once, aflo
                   afl_entry **out)
 {
     aflock_ctx *ctx = lock->ctx;
+    if (lock->place->protocol->lease)
+        afl_leases_look(ctx); /* it may end up in another place */
     afl_place *place = lock->place;
     if (is_full(lock, o))
         return AFLOCK_EFULL;
@@ -479,6 +539,8 @@ static int try_lock(aflock *lock, const aflock_acquire_options *options, aflock_
     afl_machine_deliver(&ctx->machine, r);
     if (result)
         afl_fill_result(e, result);
+    free(lock->detail);
+    lock->detail = afl_entry_take_detail(e);
     *told = true;
     status = r->status;
     if (held) {
@@ -512,19 +574,21 @@ void afl_fill_result(const afl_entry *e, aflock_result *result)
 {
     const afl_request *r = &e->request;
     const aflock *lock = e->lock;
-    *result = (aflock_result){
-        .size = sizeof *result,
-        .status = r->status,
-        .sys_errno = r->sys_errno,
-        .cleanup_errno = r->cleanup_errno,
-        .fd = r->state == AFL_HELD && !lock->place->protocol->marker ? lock->place->attempt->work.fd : -1,
-        .req = afl_entry_name(e),
-        .mode = (aflock_mode)r->mode,
-        .attempts = r->attempts,
-        .waited = r->decided - r->submitted,
-        .owner = r->owner,
-        .step = r->step,
-        .path = lock->spelling->text};
+    const afl_work *w = &lock->place->attempt->work;
+    *result = (aflock_result){.size = sizeof *result,
+                              .status = r->status,
+                              .sys_errno = r->sys_errno,
+                              .cleanup_errno = r->cleanup_errno,
+                              .fd = r->state == AFL_HELD && !lock->place->protocol->marker ? w->fd : -1,
+                              .req = afl_entry_name(e),
+                              .mode = (aflock_mode)r->mode,
+                              .attempts = r->attempts,
+                              .waited = r->decided - r->submitted,
+                              .owner = r->owner,
+                              .step = r->step,
+                              .path = lock->spelling->text,
+                              .token = r->state == AFL_HELD && w->token[0] ? w->token : NULL,
+                              .detail = r->status && e->extras ? e->extras->detail : NULL};
 }
 
 /* -------------------------------------------------------------------------------------------------- cancel, release */

@@ -5,7 +5,8 @@
  *   attempt.c    carries out what the machine asks for            context.c    the life of a context
  *   admission.c  which jobs may go to the executor now            turn.c       the turn: due work, callbacks, timers
  *   run.c        what a worker does at one go                     wait.c       how a path is waited for
- *   wanted.c     tells holders that somebody waits
+ *   wanted.c     tells holders that somebody waits                 lease.c      what expires, and who lost it
+ *   fallback.c   from kernel locks to markers
  *
  * Everything here runs on the loop's thread, except the functions marked [W] (worker) or [S] (any thread, signal
  * handlers). The loop's thread never waits for a worker; what they share is atomic (gate.c).
@@ -190,7 +191,7 @@ struct afl_spelling {
 /* Something that is listened to. */
 typedef struct afl_ear {
     aflock_notify notify; /* first: an ear is found from it */
-    void (*heard)(aflock_ctx *ctx, struct afl_ear *ear, unsigned what);
+    void (*heard)(aflock_ctx *ctx, struct afl_ear *ear, unsigned what, const char *name);
 } afl_ear;
 
 /* One operation with the memory that it needs on a worker; belongs to the place until the context is freed under it. */
@@ -205,16 +206,38 @@ typedef struct afl_attempt {
     afl_ear ear;                     /* ... and what happens to it */
     bool listening;
     bool astray; /* its path names another file by now */
+    bool fell;   /* what was kept when it began, and may be listened to, is gone */
     afl_class kind;
     afl_identity where;
     afl_fault fault;
 } afl_attempt;
 
+/* What all locks on a path must agree on. */
+typedef struct afl_terms {
+    const afl_protocol *protocol;
+    uint64_t duration, heartbeat; /* of a lease; else 0 */
+} afl_terms;
+
+/* What is held for a time only; see lease.c. */
+typedef struct afl_lease {
+    afl_timer timer;        /* on the boot-time clock */
+    uint64_t refreshed;     /* when it was written, or its last good refresh began, by that clock */
+    bool tried;             /* a heartbeat has begun since */
+    int error;              /* what came of the last that failed since */
+    const char *step;       /* ... and where */
+    aflock_compromise what; /* reason 0: it is not lost */
+    bool told, listed;
+    afl_place *next; /* of the context's list: to be told */
+} afl_lease;
+
 /* A queue: one file name in one directory, whatever the texts that lead there. */
 struct afl_place {
     afl_path path;
     aflock_ctx *ctx;
-    const afl_protocol *protocol;
+    const afl_protocol *protocol; /* that is spoken: terms.protocol, or what it has fallen to */
+    afl_terms terms;
+    afl_lease lease;
+    bool told_no_locks; /* the kernel has none there, and what could be done about it was said */
     aflock *locks;
     afl_spelling *spellings;
     uint32_t io_locks[3]; /* locks by aflock_io */
@@ -263,6 +286,7 @@ struct aflock {
     uint32_t active;    /* requests that wait, are undelivered or hold, and questions */
     uint32_t releasing; /* requests whose release will be answered */
     uint32_t pinned;    /* callbacks that run on it */
+    char *detail;       /* of the last aflock_try; malloc's, or NULL */
     bool closing;
 };
 
@@ -287,7 +311,11 @@ struct afl_extras {
     aflock_token *token;
     int (*on_acquired)(int fd, void *user);
     void *on_acquired_user;
+    void (*on_compromise)(aflock *lock, aflock_req req, const aflock_compromise *what, void *user);
+    void *on_compromise_user;
+    bool compromise_told;
     uint32_t file_mode;
+    char *detail; /* of its failure; malloc's, or NULL */
     afl_wanted wanted;
 };
 
@@ -308,9 +336,9 @@ _Static_assert(sizeof(afl_entry) <= 256, "the promise is 256 bytes per waiter");
 
 bool afl_places_init(aflock_ctx *ctx);
 void afl_places_free(aflock_ctx *ctx); /* the tables */
-afl_place *afl_place_of_path(aflock_ctx *ctx, const char *path, const afl_protocol *protocol, afl_spelling **spelling,
+afl_place *afl_place_of_path(aflock_ctx *ctx, const char *path, const afl_terms *terms, afl_spelling **spelling,
                              int *status);
-afl_place *afl_place_of_descriptor(aflock_ctx *ctx, int fd, const afl_protocol *protocol, afl_spelling **spelling,
+afl_place *afl_place_of_descriptor(aflock_ctx *ctx, int fd, const afl_terms *terms, afl_spelling **spelling,
                                    int *status);
 /* The place's path leads to `where`. False: it was merged into another place, or cannot be; the attempt is forgotten.
  */
@@ -353,6 +381,15 @@ void afl_place_unwatch_holder(afl_place *p);
 void afl_waits_expire(aflock_ctx *ctx, uint64_t now);
 uint64_t afl_waits_deadline(const aflock_ctx *ctx);
 
+/* --------------------------------------------------------------------------------------------------------- fallback.c
+ */
+
+/* Can a marker serve the request that was meant for a lock of the kernel's? */
+bool afl_marker_serves(uint32_t flags, int mode, bool on_acquired, uint32_t file_mode);
+void afl_place_fall(afl_place *p);                       /* from now on protocol->falls_to is spoken */
+void afl_place_refuse_unservable(afl_place *p);          /* waiting requests that what is spoken cannot serve */
+void afl_place_told(afl_place *p, const afl_outcome *o); /* says once what could be done about a failure */
+
 /* ----------------------------------------------------------------------------------------------------------- wanted.c
  */
 
@@ -364,6 +401,18 @@ bool afl_wanted_due(aflock_ctx *ctx);
 bool afl_wanted_deliver(aflock_ctx *ctx); /* one callback; false: none is due */
 void afl_wanted_end(aflock_ctx *ctx);     /* what is not at a worker */
 void afl_wanted_abandon(aflock_ctx *ctx); /* in a forked child */
+
+/* ----------------------------------------------------------------------------------------------------------- lease.c
+ */
+
+void afl_lease_beats(afl_place *p); /* a heartbeat begins */
+void afl_lease_done(afl_place *p);  /* an operation has ended, before the machine hears of it */
+void afl_lease_end(afl_place *p);
+void afl_leases_expire(aflock_ctx *ctx);
+void afl_leases_look(aflock_ctx *ctx); /* before a decision outside of a turn */
+uint64_t afl_leases_deadline(aflock_ctx *ctx);
+bool afl_lease_due(const aflock_ctx *ctx);
+bool afl_lease_deliver(aflock_ctx *ctx); /* one callback; false: none is due */
 
 /* ---------------------------------------------------------------------------------------------------------- errand.c
  */
@@ -383,6 +432,7 @@ struct afl_errand {
 };
 
 afl_errand *afl_errand_next(const aflock_ctx *ctx); /* one that is done and not delivered */
+void afl_errand_free(afl_errand *e);                /* all but its spelling */
 void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e);
 void afl_errands_end(aflock_ctx *ctx); /* answers all that are left with AFLOCK_ECLOSED */
 
@@ -436,6 +486,10 @@ struct aflock_ctx {
     afl_attempt *detached; /* parked for nobody: they come back when they have got the lock and given it back */
     uint32_t dice;
 
+    afl_heap leases;        /* what is held for a time, on the boot-time clock */
+    uint64_t lease_due;     /* when the first of them is due, by the loop's */
+    afl_place *compromised; /* whose holders are to be told */
+
     afl_place *crowded;             /* where somebody asked, and somebody waits */
     afl_extras *heard, *heard_last; /* in the order of hearing */
     afl_look *looks;                /* all that did not come back */
@@ -476,11 +530,13 @@ int afl_entry_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, v
 void afl_lock_tidy(aflock *lock); /* frees a closed lock whose last release is answered */
 void afl_lock_free(aflock *lock);
 void afl_fill_result(const afl_entry *e, aflock_result *result);
+void afl_entry_explain(aflock_ctx *ctx, afl_entry *e, char *detail); /* takes the text; without memory it is lost */
+char *afl_entry_take_detail(afl_entry *e);                           /* the caller frees it */
 
 void afl_settle(aflock_ctx *ctx);      /* after each call into the library: carry out, tell the host */
 bool afl_deliver_one(aflock_ctx *ctx); /* one callback; false: none is due */
 void afl_collect(aflock_ctx *ctx);     /* what came through the gate */
-uint64_t afl_deadline(const aflock_ctx *ctx);
+uint64_t afl_deadline(aflock_ctx *ctx);
 void afl_expire(aflock_ctx *ctx);          /* timers and stalled jobs */
 void afl_deliver_drained(aflock_ctx *ctx); /* the drain's callback, if there is one */
 bool afl_is_idle(const aflock_ctx *ctx);   /* nothing waits, is undelivered, held or being released */

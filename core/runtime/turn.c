@@ -6,6 +6,8 @@
  */
 #include "runtime/runtime.h"
 
+#include <stdlib.h>
+
 void afl_collect(aflock_ctx *ctx)
 {
     for (aflock_job *job = afl_gate_take_jobs(ctx->gate), *next; job; job = next) {
@@ -21,16 +23,19 @@ void afl_collect(aflock_ctx *ctx)
     }
 }
 
-uint64_t afl_deadline(const aflock_ctx *ctx)
+uint64_t afl_deadline(aflock_ctx *ctx)
 {
-    uint64_t at = afl_machine_deadline(&ctx->machine), jobs = afl_admission_deadline(ctx),
-             waits = afl_waits_deadline(ctx);
-    at = jobs < at ? jobs : at;
-    return waits < at ? waits : at;
+    const uint64_t of[] = {afl_machine_deadline(&ctx->machine), afl_admission_deadline(ctx), afl_waits_deadline(ctx),
+                           afl_leases_deadline(ctx)};
+    uint64_t at = AFLOCK_FOREVER;
+    for (size_t i = 0; i < sizeof of / sizeof of[0]; i++)
+        at = of[i] < at ? of[i] : at;
+    return at;
 }
 
 void afl_expire(aflock_ctx *ctx)
 {
+    afl_leases_expire(ctx);
     afl_machine_expire(&ctx->machine, ctx->now);
     afl_admission_expire(ctx, ctx->now);
     afl_waits_expire(ctx, ctx->now);
@@ -55,18 +60,21 @@ static void deliver_end(aflock_ctx *ctx, afl_entry *e, const aflock_result *resu
     aflock *lock = e->lock;
     aflock_callback callback = e->callback;
     void *user = e->user;
+    char *detail = afl_entry_take_detail(e);
     if (released)
         lock->releasing--;
     else
         lock->active--;
     afl_entry_free(ctx, e);
     call(ctx, lock, callback, result, user);
+    free(detail);
 }
 
-/* Signals of holds first: they are no more than two for each answer, so nobody is kept waiting by them. */
+/* What is lost before all else; then signals of holds: they are no more than two for each answer, so nobody is kept
+ * waiting by them. */
 bool afl_deliver_one(aflock_ctx *ctx)
 {
-    if (afl_wanted_deliver(ctx))
+    if (afl_lease_deliver(ctx) || afl_wanted_deliver(ctx))
         return true;
     afl_request *r = afl_machine_peek(&ctx->machine);
     if (!r) {
@@ -82,6 +90,9 @@ bool afl_deliver_one(aflock_ctx *ctx)
     if (r->state == AFL_GRANTED && e->extras && e->extras->token && aflock_token_fired(e->extras->token)) {
         afl_wanted_stop(ctx, e);
         afl_machine_cancel(&ctx->machine, r, AFLOCK_ECANCELED, ctx->now);
+    } else if (r->state == AFL_GRANTED && r->path->lost) {
+        afl_wanted_stop(ctx, e);
+        afl_machine_cancel(&ctx->machine, r, AFLOCK_ECOMPROMISED, ctx->now);
     }
     afl_state state = (afl_state)r->state;
     afl_entry_detach(ctx, e);
@@ -152,8 +163,8 @@ static void tell_host(aflock_ctx *ctx)
     if (no_timer && !ctx->no_timer)
         afl_log(ctx, AFLOCK_LOG_ERROR, "the loop's timer cannot be set; trying again");
     ctx->no_timer = no_timer;
-    bool due =
-        m->undelivered || afl_errand_next(ctx) || afl_wanted_due(ctx) || (ctx->drained && afl_is_idle(ctx)) || no_timer;
+    bool due = m->undelivered || afl_errand_next(ctx) || afl_wanted_due(ctx) || afl_lease_due(ctx) ||
+               (ctx->drained && afl_is_idle(ctx)) || no_timer;
     if (due && !ctx->deferred) {
         ctx->deferred = true;
         loop->defer(loop->self);
@@ -209,10 +220,9 @@ void aflock_host_ready(aflock_ctx *ctx, aflock_watch *w, unsigned events)
 
 void aflock_host_changed(aflock_ctx *ctx, aflock_notify *n, unsigned what, const char *name)
 {
-    (void)name;
     if (afl_enter(ctx) != 0 || !n)
         return;
     afl_ear *ear = AFL_CONTAINER(afl_ear, notify, n);
-    ear->heard(ctx, ear, what);
+    ear->heard(ctx, ear, what, name);
     afl_settle(ctx);
 }

@@ -3,6 +3,8 @@
  */
 #include "runtime/runtime.h"
 
+#include <string.h>
+
 enum { HINTS_AT_ONCE = 64, FEW_HINTS = HINTS_AT_ONCE / 2 };
 #define HINT_INTERVAL AFLOCK_MILLISECOND
 #define DEAF_FOR (10 * AFLOCK_SECOND)
@@ -37,7 +39,7 @@ static afl_wait_choice without_a_thread(const afl_place *p, const aflock *lock)
     return (afl_wait_choice){AFLOCK_WAIT_POLL, "a network or unknown file system, where not all changes are heard"};
 }
 
-afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
+static afl_wait_choice choose(const afl_place *p, const aflock *lock)
 {
     bool parks = lock->wait == AFLOCK_WAIT_PARK && p->protocol->park && p->caller_fd < 0;
     if (parks && p->ctx->now >= p->unparked_until)
@@ -45,6 +47,14 @@ afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
     afl_wait_choice choice = without_a_thread(p, lock);
     if (parks)
         choice.reason = "no thread to wait in the kernel is to be had (see max_parked)";
+    return choice;
+}
+
+afl_wait_choice afl_choose_wait(const afl_place *p, const aflock *lock)
+{
+    afl_wait_choice choice = choose(p, lock);
+    if (p->protocol != p->terms.protocol)
+        choice.reason = "the file system has no flock: markers are used instead (soft_fallback)";
     return choice;
 }
 
@@ -250,12 +260,19 @@ static void lose(afl_place *p)
     afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_LOST, p->ctx->now);
 }
 
-static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what)
+/* Does the entry that left say anything to those who wait? */
+static bool counts(const afl_protocol *protocol, const char *name)
+{
+    const char *prefix = protocol->notify_prefix;
+    return !prefix || !name || strncmp(name, prefix, strlen(prefix)) == 0;
+}
+
+static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what, const char *name)
 {
     afl_place *p = AFL_CONTAINER(afl_place, ear, ear);
     if (what == AFLOCK_ON_LOST)
         lose(p);
-    else
+    else if (counts(p->protocol, name))
         change(p, ctx->now);
 }
 

@@ -121,9 +121,9 @@ static void hear(aflock_ctx *ctx, afl_extras *x)
 }
 
 /* A file that is open does not go away under its watch: what was lost is reports, perhaps of somebody who opened it. */
-static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what)
+static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what, const char *name)
 {
-    (void)what;
+    (void)what, (void)name;
     hear(ctx, AFL_CONTAINER(afl_extras, wanted.ear, ear));
 }
 

@@ -35,6 +35,122 @@ int afl_fstat(const afl_sys *sys, int fd, struct stat *st)
     return rc;
 }
 
+int afl_unlink(const afl_sys *sys, const char *path)
+{
+    int rc;
+    do
+        rc = sys->unlink(path);
+    while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+int afl_link(const afl_sys *sys, int fd, const char *path)
+{
+    int rc;
+    do
+        rc = sys->link_fd(fd, path);
+    while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+int afl_above_streams(const afl_sys *sys, int fd)
+{
+    if (fd < 0 || fd > 2)
+        return fd;
+    int high = sys->dup_above(fd, true);
+    int error = errno;
+    sys->close(fd);
+    errno = error;
+    return high;
+}
+
+int afl_open_at(const afl_sys *sys, int dir, const char *name, int flags, mode_t mode)
+{
+    int fd;
+    do
+        fd = sys->open_at(dir, name, flags, mode);
+    while (fd < 0 && errno == EINTR);
+    return afl_above_streams(sys, fd);
+}
+
+int afl_stat_at(const afl_sys *sys, int dir, const char *name, struct stat *st)
+{
+    int rc;
+    do
+        rc = sys->stat_at(dir, name, st);
+    while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+int afl_unlink_at(const afl_sys *sys, int dir, const char *name)
+{
+    int rc;
+    do
+        rc = sys->unlink_at(dir, name);
+    while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+int afl_write_all(const afl_sys *sys, int fd, const char *text, size_t size)
+{
+    while (size > 0) {
+        ssize_t written = sys->write(fd, text, size);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0)
+            return errno;
+        if (written == 0)
+            return EIO;
+        text += written;
+        size -= (size_t)written;
+    }
+    return 0;
+}
+
+ssize_t afl_read_all(const afl_sys *sys, int fd, char *text, size_t size)
+{
+    size_t used = 0;
+    while (used < size) {
+        ssize_t got = sys->read(fd, text + used, size - used);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return -1;
+        if (got == 0)
+            break;
+        used += (size_t)got;
+    }
+    return (ssize_t)used;
+}
+
+/* What the kernel fills in, see getdents(2). */
+struct directory_entry {
+    uint64_t inode;
+    int64_t position;
+    uint16_t size;
+    uint8_t type;
+    char name[];
+};
+
+int afl_read_names(const afl_sys *sys, int dir, bool (*name)(const char *name, void *user), void *user)
+{
+    _Alignas(struct directory_entry) char buffer[4096];
+    bool more = true;
+    while (more) {
+        const ssize_t size = sys->list(dir, buffer, sizeof buffer);
+        if (size < 0 && errno == EINTR)
+            continue;
+        if (size <= 0)
+            return size < 0 ? errno : 0;
+        for (ssize_t at = 0; more && at < size;) {
+            const struct directory_entry *entry = (const void *)(buffer + at);
+            at += entry->size;
+            more = strcmp(entry->name, ".") == 0 || strcmp(entry->name, "..") == 0 || name(entry->name, user);
+        }
+    }
+    return 0;
+}
+
 static int make_directory(const afl_sys *sys, const char *path)
 {
     int rc;

@@ -40,5 +40,26 @@ int afl_read_lines(const afl_sys *sys, const char *path, bool (*line)(char *text
 int afl_open(const afl_sys *sys, const char *path, int flags, mode_t mode);
 int afl_stat(const afl_sys *sys, const char *path, struct stat *st, bool follow);
 int afl_fstat(const afl_sys *sys, int fd, struct stat *st);
+int afl_unlink(const afl_sys *sys, const char *path);
+int afl_link(const afl_sys *sys, int fd, const char *path); /* afl_sys.link_fd */
+
+/* Whoever closes or replaces a standard stream means another file than ours: the same descriptor with another number,
+ * if need be. -1: none is left, and it is closed. */
+int afl_above_streams(const afl_sys *sys, int fd);
+
+/* The same in a directory; what is opened is no standard stream, even if the program has closed those. */
+int afl_open_at(const afl_sys *sys, int dir, const char *name, int flags, mode_t mode);
+int afl_stat_at(const afl_sys *sys, int dir, const char *name, struct stat *st);
+int afl_unlink_at(const afl_sys *sys, int dir, const char *name);
+
+/* Writes all of it. 0 or errno. */
+int afl_write_all(const afl_sys *sys, int fd, const char *text, size_t size);
+
+/* Reads up to `size` bytes, to the end of the file. The count, or -1. */
+ssize_t afl_read_all(const afl_sys *sys, int fd, char *text, size_t size);
+
+/* Calls `name` for each name in a directory that was just opened, but for "." and "..", until that returns false. The
+ * names may come and go meanwhile. 0 or errno. */
+int afl_read_names(const afl_sys *sys, int dir, bool (*name)(const char *name, void *user), void *user);
 
 #endif

@@ -126,16 +126,58 @@ static int sys_pidfd_open(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+static int sys_link_fd(int fd, const char *path)
+{
+    char name[40];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    return linkat(AT_FDCWD, name, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+}
+
+static int sys_open_at(int dir, const char *name, int flags, mode_t mode)
+{
+    return openat(dir, name, flags | O_NOFOLLOW, mode);
+}
+
+static int sys_stat_at(int dir, const char *name, struct stat *st)
+{
+    return fstatat(dir, name, st, AT_SYMLINK_NOFOLLOW);
+}
+
+static int sys_link_at(int dir, const char *from, const char *to)
+{
+    return linkat(dir, from, dir, to, 0);
+}
+
+static int sys_unlink_at(int dir, const char *name)
+{
+    return unlinkat(dir, name, 0);
+}
+
+static ssize_t sys_list(int dir, void *buffer, size_t size)
+{
+    return (ssize_t)syscall(SYS_getdents64, dir, buffer, size);
+}
+
 static int sys_random(void *buffer, size_t size)
 {
     return getrandom(buffer, size, 0) == (ssize_t)size ? 0 : -1;
 }
 
-static uint64_t sys_realtime(void)
+static uint64_t read_clock(clockid_t clock)
 {
     struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(clock, &now);
     return (uint64_t)now.tv_sec * AFLOCK_SECOND + (uint64_t)now.tv_nsec;
+}
+
+static uint64_t sys_boottime(void)
+{
+    return read_clock(CLOCK_BOOTTIME);
+}
+
+static uint64_t sys_realtime(void)
+{
+    return read_clock(CLOCK_REALTIME);
 }
 
 static uint32_t *sys_guard_map(void)
@@ -189,9 +231,17 @@ const afl_sys afl_sys_linux = {
     .read = read,
     .write = write,
     .unlink = unlink,
+    .link_fd = sys_link_fd,
     .rename = rename,
+    .open_at = sys_open_at,
+    .stat_at = sys_stat_at,
+    .mkdir_at = mkdirat,
+    .link_at = sys_link_at,
+    .unlink_at = sys_unlink_at,
+    .list = sys_list,
     .random = sys_random,
     .realtime = sys_realtime,
+    .boottime = sys_boottime,
     .readlink = readlink,
     .getcwd = getcwd,
     .descriptor_flags = sys_descriptor_flags,

@@ -34,9 +34,20 @@ typedef struct afl_sys {
     ssize_t (*read)(int fd, void *buffer, size_t size);
     ssize_t (*write)(int fd, const void *buffer, size_t size);
     int (*unlink)(const char *path);
+    int (*link_fd)(int fd, const char *path); /* gives a file without a name (O_TMPFILE) one; EEXIST */
     int (*rename)(const char *from, const char *to);
+
+    /* In the directory that is open as `dir`; the name itself is never followed. */
+    int (*open_at)(int dir, const char *name, int flags, mode_t mode);
+    int (*stat_at)(int dir, const char *name, struct stat *st);
+    int (*mkdir_at)(int dir, const char *name, mode_t mode);
+    int (*link_at)(int dir, const char *from, const char *to);
+    int (*unlink_at)(int dir, const char *name);
+    ssize_t (*list)(int dir, void *buffer, size_t size); /* getdents64: see afl_read_names */
+
     int (*random)(void *buffer, size_t size); /* getrandom; 0 or -1 */
     uint64_t (*realtime)(void);               /* CLOCK_REALTIME in ns: the clock of files */
+    uint64_t (*boottime)(void);               /* CLOCK_BOOTTIME in ns: goes on while the machine is suspended */
     ssize_t (*readlink)(const char *path, char *target, size_t size);
     char *(*getcwd)(char *buffer, size_t size);
     int (*descriptor_flags)(int fd); /* F_GETFD: is it open? */

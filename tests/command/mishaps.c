@@ -1,6 +1,7 @@
 /* To be preloaded: what cannot be had otherwise happens to a program, as the variable MISHAP says.
  *
  *   NFS        flock(2) refuses an exclusive lock on a descriptor that is open for reading only
+ *   ENOSYS     there is no flock(2)
  *   EAGAIN     there are too many processes to fork another
  *   REPLACED   when a marker is looked at for the last time (fstatat(2)) another one takes its place
  *   INTERRUPT  a SIGINT as the terminal sends it arrives at the last moment before a fork
@@ -28,6 +29,10 @@ int flock(int fd, int operation)
 {
     if (is_wanted("NFS") && (operation & LOCK_EX) && (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY) {
         errno = EBADF;
+        return -1;
+    }
+    if (is_wanted("ENOSYS")) {
+        errno = ENOSYS;
         return -1;
     }
     return (int)syscall(SYS_flock, fd, operation);

@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -177,6 +178,37 @@ static void a_marker_whose_holder_dies(rig *r)
     must_get_marker(r, lock, &a);
 }
 
+/* Somebody's claim, in the folder that is listened to. */
+static void a_claim_that_goes(rig *r)
+{
+    static const char TOKEN[] = "ffffffffffffffffffffffffffffffff";
+    char path[PATH_MAX], claim[2 * PATH_MAX];
+    answer a = {.count = 0};
+    aflock *lock;
+    aflock_options options;
+    aflock_options_init(&options);
+    options.protocol = AFLOCK_STRICT;
+    rig_path(r, "lock", path);
+    (void)snprintf(claim, sizeof claim, "%s.filelock", path);
+    require(mkdir(claim, 0777) == 0);
+    (void)snprintf(claim, sizeof claim, "%s.filelock/claims", path);
+    require(mkdir(claim, 0777) == 0);
+    (void)snprintf(claim, sizeof claim, "%s.filelock/claims/held-v1-%s.claim", path, TOKEN);
+    FILE *file = fopen(claim, "we");
+    require(file != NULL);
+    require(fprintf(file, "filelock-strict-v1\n%s\n1\n6578\n\n", TOKEN) > 0);
+    require(fclose(file) == 0);
+    require_status(aflock_open(&lock, r->ctx, path, &options), 0);
+    require_status(rig_acquire(r, lock, NULL, &a), 0);
+    rig_pass(r, 5 * MS);
+    require(a.count == 0);
+    require(unlink(claim) == 0);
+    rig_await_status(r, &a, 0);
+    require(a.result.fd == -1);
+    rig_let_go(r, lock, a.req);
+    require_status(rig_close(r, lock), 0);
+}
+
 const conformance_case cases_waiting[] = {
     {"what_another_gives_up_is_got", what_another_gives_up_is_got, 0},
     {"a_wait_ends_in_time", a_wait_ends_in_time, 0},
@@ -184,6 +216,7 @@ const conformance_case cases_waiting[] = {
     {"the_next_one_waits_on", the_next_one_waits_on, 0},
     {"freed_while_it_waits", freed_while_it_waits, 0},
     {"a_marker_that_goes", a_marker_that_goes, 0},
+    {"a_claim_that_goes", a_claim_that_goes, 0},
     {"a_marker_whose_holder_dies", a_marker_whose_holder_dies, HOST_FORKS},
     {"a_cancelled_wait_keeps_nothing_alive", a_cancelled_wait_keeps_nothing_alive, HOST_ENDS},
     {NULL, NULL, 0},

@@ -30,9 +30,18 @@ static bool take_ofd(int fd, aflock_mode mode)
     return errno == EBADF && fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type == F_UNLCK;
 }
 
+/* The file has just been created. The parent of this process outlives it. */
+static bool take_marker(int fd, aflock_mode mode)
+{
+    char host[256];
+    (void)mode;
+    return gethostname(host, sizeof host) == 0 && dprintf(fd, "%d\n%s\n", (int)getppid(), host) > 0;
+}
+
 const script_protocol script_protocols[SCRIPT_PROTOCOLS] = {
-    {"native", AFLOCK_NATIVE, take_flock},
-    {"ofd", AFLOCK_OFD, take_ofd},
+    {"native", AFLOCK_NATIVE, take_flock, false},
+    {"ofd", AFLOCK_OFD, take_ofd, false},
+    {"soft", AFLOCK_SOFT, take_marker, true},
 };
 
 /* ------------------------------------------------------------------------------------------------------- the state */
@@ -70,12 +79,15 @@ static size_t subject_count;
 static aflock_token *token;
 static unsigned questions, answers;
 static bool draining, freed;
+static bool stranded; /* a marker could neither be completed nor taken away, and somebody was told */
 
 /* --------------------------------------------------------------------------------------------------------- looking */
 
 /* Would another program get the lock? */
 static bool is_free(const char *path, aflock_mode mode)
 {
+    if (protocol->marker)
+        return access(path, F_OK) != 0;
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 && errno == EISDIR)
         fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -116,10 +128,17 @@ static void check_answer(person *p)
     fake_require(r->req.id == p->req.id && r->mode == p->mode);
     fake_require(freed || strcmp(r->path, aflock_path(p->lock)) == 0);
     trouble->told(r->cleanup_errno);
+    stranded |= protocol->marker && r->status != 0 && r->cleanup_errno != 0;
     if (p->end == 0 || r->status != p->end)
         p->holds = went_well(r->status, r->sys_errno, r->step);
     fake_require(!p->holds || p->end == 0);
-    fake_require(p->holds == (r->fd >= 0));
+    fake_require((p->holds && !protocol->marker) == (r->fd >= 0));
+}
+
+static bool is_held(const person *p)
+{
+    const int fd = aflock_fd(p->lock, p->req);
+    return protocol->marker ? fd == AFLOCK_ENOTSUP : fd >= 0;
 }
 
 static void check_release(person *p)
@@ -132,7 +151,7 @@ static void check_release(person *p)
         return; /* counted by aflock_ctx_free */
     p->holds = !went_well(r->status, r->sys_errno, r->step);
     if (p->holds)
-        fake_require(aflock_fd(p->lock, p->req) >= 0);
+        fake_require(is_held(p));
 }
 
 static void check_hold(const person *p)
@@ -311,16 +330,25 @@ static void inspect(aflock *lock)
 {
     if (lock && took(aflock_inspect(lock, on_inspected, NULL)))
         questions++;
-    fake_require(!lock || aflock_break(lock, on_verified, NULL) == AFLOCK_ENOTSUP);
+    fake_require(!lock || protocol->marker || aflock_break(lock, on_verified, NULL) == AFLOCK_ENOTSUP);
+    fake_require(!lock || aflock_break_claim(lock, "claim", on_verified, NULL) == AFLOCK_ENOTSUP);
     live();
 }
 
 /* Another program holds it. */
 static int foreign(const char *path, aflock_mode mode)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (protocol->marker ? O_EXCL : 0), 0666);
     fake_require(fd >= 0 && protocol->take(fd, mode));
     return fd;
+}
+
+/* It gives it back: what the path names, that is. */
+static void foreign_end(const char *path, int fd)
+{
+    if (protocol->marker)
+        fake_require(unlink(path) == 0);
+    close(fd);
 }
 
 static void write_file(const char *name, const char *text)
@@ -344,12 +372,13 @@ static void play_plain(void)
 {
     int entries = 0;
     fake_require(strcmp(aflock_version(), AFLOCK_VERSION) == 0);
-    fake_require(aflock_strerror(AFLOCK_ESYS) && aflock_error_name(AFLOCK_ESYS));
+    fake_require(aflock_strerror(AFLOCK_ESYS) && aflock_error_name(AFLOCK_ESYS) &&
+                 aflock_compromise_name(AFLOCK_LEASE_EXPIRED));
     fake_require(aflock_host_check(h.ctx) == 0 && aflock_host_loop(h.ctx) == &h.loop);
     aflock *lock = open_path("new/deep/f");
     person *p = get_plain(lock);
     if (p) {
-        fake_require(aflock_fd(lock, p->req) == p->answer.result.fd);
+        fake_require(is_held(p) && (protocol->marker || aflock_fd(lock, p->req) == p->answer.result.fd));
         fake_require(aflock_depth(lock, NULL) == 1);
         fake_require(aflock_wait_mode(lock, NULL) != AFLOCK_WAIT_AUTO);
         fake_require(aflock_dump(h.ctx, count_entry, &entries) == 0 && entries == 1);
@@ -479,10 +508,10 @@ static void play_contended(void)
     fake_require(rename(fake_path("g"), fake_path("f")) == 0);
     close(holder);
     if (h.listening_count)
-        aflock_host_changed(h.ctx, h.listening[0], AFLOCK_ON_FILE, NULL);
+        aflock_host_changed(h.ctx, h.listening[0], h.listening[0]->what, NULL);
     pass(60 * MS);
     fake_require(!p || !p->holds);
-    close(second);
+    foreign_end(fake_path("f"), second);
     if (p && p->waits)
         live();
     give(p);
@@ -499,7 +528,7 @@ static void play_cancelled(void)
     aflock_acquire_options o = fake_options(SEC);
     left[0] = ask(lock, &o);
     o.token = token;
-    o.on_acquired = fine;
+    o.on_acquired = protocol->marker ? NULL : fine;
     left[1] = token ? ask(lock, &o) : NULL;
     o.timeout = 20 * MS;
     left[2] = ask(lock, &o);
@@ -513,7 +542,7 @@ static void play_cancelled(void)
     aflock_token_fire(token);
     fake_require(!token || aflock_token_fired(token));
     live();
-    close(holder);
+    foreign_end(fake_path("f"), holder);
     o = fake_options(SEC);
     person *late = ask(lock, &o); /* leaves while its attempt is on its way */
     if (late && late->waits && aflock_cancel(lock, late->req) == 0)
@@ -623,6 +652,47 @@ static void play_kept(void)
     give(p);
 }
 
+/* A process that is gone. */
+static pid_t dead_pid(void)
+{
+    static pid_t pid;
+    if (pid)
+        return pid;
+    pid = fork();
+    fake_require(pid >= 0);
+    if (pid == 0)
+        _exit(EXIT_SUCCESS);
+    fake_require(waitpid(pid, NULL, 0) == pid);
+    return pid;
+}
+
+static void leave_marker(pid_t pid)
+{
+    char host[256], text[512];
+    fake_require(gethostname(host, sizeof host) == 0);
+    snprintf(text, sizeof text, "%d\n%s\n", (int)pid, host);
+    write_file("f", text);
+}
+
+/* Somebody's marker: of one who is gone, of one who is not and whom we overrule, and what is none. */
+static void play_markers(void)
+{
+    static const struct timespec OLD[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
+    leave_marker(dead_pid());
+    aflock *lock = open_name("f");
+    give(get_plain(lock));
+    if (!nobody_holds() || !is_free(fake_path("f"), AFLOCK_EXCLUSIVE))
+        return; /* it was not broken, or not given back */
+    leave_marker(getppid());
+    inspect(lock);
+    if (lock && took(aflock_break(lock, on_verified, NULL)))
+        questions++;
+    live();
+    write_file("f", "x");
+    fake_require(utimensat(AT_FDCWD, fake_path("f"), OLD, 0) == 0);
+    give(get_plain(lock));
+}
+
 static void on_drained(aflock_ctx *ctx, void *user)
 {
     (void)ctx;
@@ -667,7 +737,9 @@ static void play_free(void)
     look();
     for (int i = 0; i < 3; i++)
         fake_require(!ended[i] || (!ended[i]->waits && !ended[i]->holds));
-    fake_require(is_free(fake_path("f"), AFLOCK_EXCLUSIVE) && is_free(fake_path("g"), AFLOCK_EXCLUSIVE));
+    /* What a close takes away goes in any case, a marker only with the call that unlinks it. */
+    fake_require((protocol->marker && trouble->met()) ||
+                 (is_free(fake_path("f"), AFLOCK_EXCLUSIVE) && is_free(fake_path("g"), AFLOCK_EXCLUSIVE)));
 }
 
 /* A job that the executor drops. */
@@ -794,40 +866,46 @@ static void play_bell(void)
 }
 
 const script_chapter script_chapters[] = {
-    {"plain", play_plain, .hands_on = false},
+    {"plain", play_plain, .hands_on = false, .on = ON_BOTH},
     {"wishes", play_wishes, .hands_on = false},
     {"queue", play_queue, .hands_on = true},
-    {"tries", play_tries, .hands_on = false},
-    {"contended", play_contended, .replaces = true},
-    {"cancelled", play_cancelled, .walks_out = true},
+    {"tries", play_tries, .hands_on = false, .on = ON_BOTH},
+    {"contended", play_contended, .replaces = true, .on = ON_BOTH},
+    {"cancelled", play_cancelled, .walks_out = true, .on = ON_BOTH},
     {"wanted", play_wanted, .hands_on = true, .looks = true},
     {"descriptor", play_descriptor, .hands_on = false},
     {"spellings", play_spellings, .hands_on = true},
     {"kept", play_kept, .replaces = true},
-    {"drain", play_drain, .hands_on = true},
-    {"free", play_free, .walks_out = true},
-    {"dropped", play_dropped, .walks_out = true},
-    {"fork", play_fork, .forks = true},
+    {"drain", play_drain, .hands_on = true, .on = ON_BOTH},
+    {"free", play_free, .walks_out = true, .on = ON_BOTH},
+    {"dropped", play_dropped, .walks_out = true, .on = ON_BOTH},
+    {"fork", play_fork, .forks = true, .on = ON_BOTH},
     {"streams", play_streams, .hands_on = false},
     {"bell", play_bell, .hands_on = false},
+    {"markers", play_markers, .on = ON_MARKERS},
 };
 const size_t script_chapter_count = sizeof script_chapters / sizeof script_chapters[0];
 
 /* ------------------------------------------------------------------------------------------------- a run of a chapter
  */
 
+bool script_applies(const script_chapter *chapter, const script_protocol *spoken)
+{
+    return chapter->on == ON_BOTH || (chapter->on == ON_MARKERS) == spoken->marker;
+}
+
 /* From what the last run left; making files anew takes longer than the rest. */
 static void prepare_files(void)
 {
-    static const char *const GONE[] = {"new/deep/f", "new/deep", "new", "dir/f", "g", "bell"};
+    static const char *const GONE[] = {"new/deep/f", "new/deep", "new", "dir/f", "g", "bell", "f"};
     struct stat st;
-    for (size_t i = 0; i < sizeof GONE / sizeof GONE[0]; i++)
+    for (size_t i = 0; i < sizeof GONE / sizeof GONE[0] - !protocol->marker; i++)
         if (remove(fake_path(GONE[i])) != 0)
             fake_require(errno == ENOENT);
     fake_require(mkdir(fake_path("dir"), 0777) == 0 || errno == EEXIST);
     fake_require(symlink("dir", fake_path("to-dir")) == 0 || errno == EEXIST);
     fake_require(symlink("f", fake_path("link")) == 0 || errno == EEXIST);
-    if (stat(fake_path("f"), &st) != 0 || st.st_size == 0)
+    if (!protocol->marker && (stat(fake_path("f"), &st) != 0 || st.st_size == 0))
         write_file("f", "text");
     fake_require(chdir(fake_path(".")) == 0);
 }
@@ -856,6 +934,8 @@ static void use_again(void)
     for (subject *s = subjects; s < subjects + subject_count && !draining; s++) {
         if (s->idle)
             continue;
+        if (stranded)
+            unlink(s->path);
         people_count = 0;
         person *p = get(s->lock, &s->options);
         fake_require(p);
@@ -877,7 +957,7 @@ static bool begin(void)
     people_count = subject_count = 0;
     questions = answers = 0;
     token = NULL;
-    draining = freed = false;
+    draining = freed = stranded = false;
     prepare_files();
     trouble->begin();
     if (!fake_start(&h, 4, true, &o)) {

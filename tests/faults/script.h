@@ -19,10 +19,11 @@ typedef struct script_protocol {
     const char *name;
     aflock_protocol number;
     bool (*take)(int fd, aflock_mode mode); /* what another program would do; without waiting */
+    bool marker;                            /* the lock is that the file exists */
 } script_protocol;
 
 extern const script_protocol script_protocols[];
-enum { SCRIPT_PROTOCOLS = 2, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
+enum { SCRIPT_PROTOCOLS = 3, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
 
 typedef struct script_chapter {
     const char *name;
@@ -32,6 +33,7 @@ typedef struct script_chapter {
     bool looks;     /* at /proc/locks, without being asked to: nobody misses what it does not find */
     bool forks;
     bool replaces; /* descriptors that are open already are tried, and found to be of no use */
+    enum { ON_FILES, ON_BOTH, ON_MARKERS } on; /* protocols for which it is */
 } script_chapter;
 
 extern const script_chapter script_chapters[];
@@ -48,6 +50,8 @@ typedef struct script_trouble {
     void (*told)(int error);     /* as a cleanup_errno (0: none), or in the log (-1) */
     const aflock_ctx_options *options;
 } script_trouble;
+
+bool script_applies(const script_chapter *chapter, const script_protocol *spoken);
 
 /* Plays a chapter from an empty directory to the end of its context. */
 void script_play(const script_chapter *chapter, const script_protocol *spoken, aflock_io where,

@@ -26,6 +26,8 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
                    ESTALE, ETXTBSY, EDQUOT, EOVERFLOW, EWOULDBLOCK},
     [SEAM_CREATE] = {EACCES,  EIO,   EINTR, ELOOP,  EMFILE,  ENFILE, ENODEV,    ENOENT,      ENOMEM, ENOSPC,
                      ENOTDIR, EPERM, EROFS, ESTALE, ETXTBSY, EDQUOT, EOVERFLOW, EWOULDBLOCK, EISDIR, ENXIO},
+    [SEAM_TMPFILE] = {EACCES, EDQUOT, EINTR, EINVAL, EIO, EISDIR, EMFILE, ENFILE, ENOENT, ENOMEM, ENOSPC, ENOSYS,
+                      ENOTDIR, EOPNOTSUPP, EPERM, EROFS, ESTALE},
     [SEAM_OPEN_CACHED] = {EAGAIN, ENOSYS, EXDEV, EPERM, EINVAL, E2BIG, ENOENT, EMFILE, EIO, EINTR},
     [SEAM_CLOSE] = {EIO, EINTR, EDQUOT, ENOSPC},
     [SEAM_LOCK] = {EBADF, EINTR, EINVAL, ENOLCK, EWOULDBLOCK, EACCES, EIO, ENOSYS, EOPNOTSUPP, ENOMEM, ESTALE},
@@ -36,6 +38,12 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
     [SEAM_FCHMOD] = {EIO, EPERM, EACCES, EROFS, EINTR, ENOSYS, EOPNOTSUPP},
     [SEAM_FTRUNCATE] = {EIO, EINTR, EFBIG, EINVAL, EPERM, EROFS, ETXTBSY},
     [SEAM_TOUCH] = {EPERM, EACCES, EROFS, EIO, EINTR, EDQUOT, ENOSPC, ESTALE, EOPNOTSUPP},
+    [SEAM_WRITE] = {EDQUOT, EFBIG, EINTR, EIO, ENOSPC, EPERM, ESTALE},
+    [SEAM_LINK] = {EACCES, EDQUOT, EINTR, EINVAL, EIO, EMLINK, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EOPNOTSUPP, EPERM,
+                   EROFS, ESTALE, EXDEV},
+    [SEAM_UNLINK] = {EACCES, EBUSY, EINTR, EIO, ENOMEM, EPERM, EROFS, ESTALE}, /* not those that say it is gone */
+    [SEAM_RENAME] = {EACCES, EBUSY, EDQUOT, EIO, ENAMETOOLONG, ENOMEM, ENOSPC, EPERM, EROFS, ESTALE},
+    [SEAM_RANDOM] = {EAGAIN, ENOSYS},
     [SEAM_MKDIR] = {EACCES, EDQUOT, EINTR, ELOOP, EMLINK, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS,
                     EIO},
     [SEAM_READ] = {EIO, EINTR, ENOMEM, EISDIR},
@@ -43,8 +51,8 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
     [SEAM_DUP] = {EMFILE, EINVAL},
     [SEAM_GETCWD] = {EACCES, ENOENT, ENOMEM, ERANGE},
     [SEAM_GETFD] = {EBADF},
-    [SEAM_HOSTNAME] = {ENAMETOOLONG},
-    [SEAM_PROBE] = {ESRCH, EPERM},
+    [SEAM_HOSTNAME] = {EINVAL, ENAMETOOLONG},
+    [SEAM_PROBE] = {EPERM}, /* not that the process is gone */
     [SEAM_PIDFD] = {ESRCH, EINVAL, EMFILE, ENFILE, ENOMEM, ENODEV, ENOSYS, EPERM},
 };
 
@@ -86,6 +94,8 @@ static bool is_name(seam_call call, int error, int status)
         return status == AFLOCK_ENAMETOOLONG;
     if (call == SEAM_STAT && error == ENOENT && status == AFLOCK_EREPLACED)
         return true; /* of aflock_verify */
+    if (call == SEAM_LOCK && error == EWOULDBLOCK && status == AFLOCK_EBUSY)
+        return true; /* of aflock_break */
     for (size_t i = 0; i < sizeof NAMES / sizeof NAMES[0]; i++)
         if (NAMES[i].error == error)
             return NAMES[i].status == status;
@@ -96,16 +106,22 @@ static bool is_name(seam_call call, int error, int status)
 static const char *const STEPS[SEAM_CALLS][3] = {
     [SEAM_OPEN] = {"open", "open parent", "read /proc/locks"},
     [SEAM_CREATE] = {"open"},
+    [SEAM_CLOSE] = {"close"},
     [SEAM_LOCK] = {"flock", "fcntl"},
     [SEAM_UNLOCK] = {"unlock"},
-    [SEAM_FSTAT] = {"fstat"},
-    [SEAM_STAT] = {"stat"},
+    [SEAM_FSTAT] = {"fstat", "open"},
+    [SEAM_STAT] = {"stat", "unlink"},
+    [SEAM_WRITE] = {"write"},
+    [SEAM_UNLINK] = {"unlink"},
+    [SEAM_RENAME] = {"rename"},
+    [SEAM_RANDOM] = {"rename"},
+    [SEAM_HOSTNAME] = {"gethostname"},
     [SEAM_IDENTIFY] = {"stat parent", "stat"},
     [SEAM_FCHMOD] = {"fchmod"},
     [SEAM_FTRUNCATE] = {"ftruncate"},
     [SEAM_MKDIR] = {"mkdir"},
-    [SEAM_READ] = {"read /proc/locks"},
-    [SEAM_DUP] = {"dup"},
+    [SEAM_READ] = {"read /proc/locks", "open"},
+    [SEAM_DUP] = {"dup", "close"},
 };
 
 static bool is_step(seam_call call, const char *step)
@@ -128,6 +144,7 @@ typedef struct injection {
 } injection;
 
 static const script_chapter *chapter;
+static const script_protocol *spoken;
 static aflock_io where;
 
 static bool is_one_of(int error, const int *list)
@@ -138,6 +155,20 @@ static bool is_one_of(int error, const int *list)
     return false;
 }
 
+/* The same where markers are the locks: what cannot be judged is looked at again, who cannot be known is alive, and a
+ * marker that cannot be made whole is made in the other way. */
+static bool is_absorbed_by_markers(const injection *x)
+{
+    switch (x->call) {
+    case SEAM_CREATE:
+    case SEAM_MKDIR:
+    case SEAM_WRITE:
+        return false;
+    default:
+        return true;
+    }
+}
+
 /* May nobody hear of it, if it happens once? */
 static bool is_absorbed(const injection *x)
 {
@@ -145,6 +176,8 @@ static bool is_absorbed(const injection *x)
                      PASSING[] = {EACCES, EPERM, ENOENT, EISDIR, 0}, OTHERS[] = {EACCES, EPERM, 0};
     if (x->error == EINTR || chapter->walks_out)
         return true; /* repeated */
+    if (spoken->marker)
+        return is_absorbed_by_markers(x);
     switch (x->call) {
     case SEAM_CLOSE:       /* the descriptor is gone all the same */
     case SEAM_OPEN_CACHED: /* the executor tries again */
@@ -176,7 +209,8 @@ static bool is_absorbed(const injection *x)
 /* May a lock seem to be taken because of it? */
 static bool contends(const injection *x)
 {
-    return x->call == SEAM_UNLOCK || (is_absorbed(x) && (x->call == SEAM_LOCK || x->call == SEAM_STAT));
+    return x->call == SEAM_UNLOCK || spoken->marker ||
+           (is_absorbed(x) && (x->call == SEAM_LOCK || x->call == SEAM_STAT));
 }
 
 /* ------------------------------------------------------------------------------------------------------- the trouble
@@ -222,6 +256,8 @@ static void check_descriptor(seam_call call, int fd)
 static int choose_error(seam_call call, int fd, int wished)
 {
     int error = is_plausible(call, wished) ? wished : PLAUSIBLE[call][sequence % (unsigned)errno_count(call)];
+    if (spoken->marker && call == SEAM_STAT && (error == ENOENT || error == ENOTDIR || error == ESTALE))
+        error = EIO; /* it is there: nobody lies about that */
     if (call == SEAM_UNLOCK && error == EBADF) {
         if (fd == script_descriptor())
             return EIO;
@@ -269,8 +305,8 @@ static void observe(seam_call call, int fd, int result)
 {
     if (call == SEAM_CLOSE)
         owned[fd] = false;
-    if (result < 0 || (call != SEAM_OPEN && call != SEAM_OPEN_CACHED && call != SEAM_CREATE && call != SEAM_DUP &&
-                       call != SEAM_PIDFD))
+    if (result < 0 || (call != SEAM_OPEN && call != SEAM_OPEN_CACHED && call != SEAM_CREATE && call != SEAM_TMPFILE &&
+                       call != SEAM_DUP && call != SEAM_PIDFD))
         return;
     fake_require(result < DESCRIPTORS && !owned[result]);
     owned[result] = true;
@@ -294,12 +330,18 @@ static bool explains(int status, int sys_errno, const char *step)
     for (injection *x = injected; x < injected + injected_count; x++) {
         if (x->error == EINTR) /* nobody ever hears of it */
             continue;
-        if ((sys_errno >= 0 && sys_errno != x->error) || !is_name(x->call, x->error, status) ||
+        const int error = x->call == SEAM_HOSTNAME ? EINVAL : x->error; /* a host without a name */
+        if ((sys_errno >= 0 && sys_errno != error) || !is_name(x->call, error, status) ||
             (step && !is_step(x->call, step)))
             continue;
         found = x->reported = true;
     }
     return found;
+}
+
+static bool is_of_a_release(const injection *x)
+{
+    return x->call == SEAM_UNLOCK || (spoken->marker && (x->call == SEAM_UNLINK || x->call == SEAM_STAT));
 }
 
 /* Time runs out only when something goes wrong for long, or a release failed that nobody repeats. */
@@ -309,7 +351,7 @@ static bool excuses(int status)
         return where != AFLOCK_IO_INLINE;
     for (const injection *x = injected; x < injected + injected_count; x++)
         if (contends(x) && (status == AFLOCK_EWOULDBLOCK ||
-                            (status == AFLOCK_ETIMEDOUT && (x->call == SEAM_UNLOCK || plans[0].times > ROW))))
+                            (status == AFLOCK_ETIMEDOUT && (is_of_a_release(x) || plans[0].times > ROW))))
             return true;
     return false;
 }
@@ -323,7 +365,7 @@ static void told(int error)
 {
     bool explained = error <= 0;
     for (injection *x = injected; x < injected + injected_count; x++) {
-        if (x->error == EINTR || (error < 0 ? x->call != SEAM_UNLOCK : x->error != error))
+        if (x->error == EINTR || (error < 0 ? !is_of_a_release(x) : x->error != error))
             continue;
         explained = x->reported = true;
     }
@@ -344,12 +386,12 @@ static char **only;
 
 static const char *const IO_NAMES[SCRIPT_IOS] = {"auto", "inline", "pool"};
 
-static void play(const script_protocol *protocol)
+static void play(void)
 {
-    snprintf(fake_context, sizeof fake_context, "(--only %s %s %s %u %d %u %u %d %u)", protocol->name, IO_NAMES[where],
+    snprintf(fake_context, sizeof fake_context, "(--only %s %s %s %u %d %u %u %d %u)", spoken->name, IO_NAMES[where],
              chapter->name, plans[0].at, plans[0].error, plans[0].times, plans[1].at, plans[1].error, plans[1].times);
     long blocks = allocations_alive();
-    script_play(chapter, protocol, where, &TROUBLE);
+    script_play(chapter, spoken, where, &TROUBLE);
     fake_require(allocations_alive() == blocks);
     for (int fd = 0; fd < DESCRIPTORS; fd++)
         fake_require(!owned[fd]);
@@ -359,19 +401,19 @@ static void play(const script_protocol *protocol)
 }
 
 /* How many calls the chapter makes when all goes well. */
-static unsigned play_clean(const script_protocol *protocol)
+static unsigned play_clean(void)
 {
     plans[0] = plans[1] = (plan){0};
-    play(protocol);
+    play();
     unsigned calls = sequence;
     fake_require(calls <= CALLS && injected_count == 0);
     return calls;
 }
 
 /* One failure that happens once is told to somebody, or is one of those that need not be. */
-static void play_failing(const script_protocol *protocol)
+static void play_failing(void)
 {
-    play(protocol);
+    play();
     if (plans[0].times > 1 || plans[1].at)
         return;
     fake_require(injected_count <= 1);
@@ -379,36 +421,37 @@ static void play_failing(const script_protocol *protocol)
         fake_require(injected[i].reported || is_absorbed(&injected[i]));
 }
 
-static void play_modes(const script_protocol *protocol, unsigned at, int error, unsigned *number)
+static void play_modes(unsigned at, int error, unsigned *number)
 {
     for (int mode = 0; mode < (chapter->forks ? 1 : MODES); mode++) {
         plans[0] = (plan){at, TIMES[mode], error};
         if ((*number)++ % stride == 0)
-            play_failing(protocol);
+            play_failing();
     }
 }
 
-static void play_chapter(const script_protocol *protocol, unsigned *number)
+static void play_chapter(unsigned *number)
 {
     seam_call clean[CALLS + 1];
-    unsigned calls = play_clean(protocol), descriptors = fake_descriptors();
+    unsigned calls = play_clean(), descriptors = fake_descriptors();
     memcpy(clean, made, sizeof clean);
     for (unsigned at = 1; at <= calls; at++) {
         for (int e = 0; e < errno_count(clean[at]); e++)
-            play_modes(protocol, at, PLAUSIBLE[clean[at]][e], number);
+            play_modes(at, PLAUSIBLE[clean[at]][e], number);
         fake_require(fake_descriptors() == descriptors);
     }
 }
 
 START_TEST(every_call_fails)
 {
-    const script_protocol *protocol = &script_protocols[_i / SCRIPT_IOS];
     unsigned number = 0;
+    spoken = &script_protocols[_i / SCRIPT_IOS];
     where = (aflock_io)(_i % SCRIPT_IOS);
     seam_judge_by(judge, observe);
     for (size_t i = 0; i < script_chapter_count && !only; i++) {
         chapter = &script_chapters[i];
-        play_chapter(protocol, &number);
+        if (script_applies(chapter, spoken))
+            play_chapter(&number);
     }
 }
 END_TEST
@@ -426,21 +469,21 @@ static unsigned chance(unsigned below)
 
 START_TEST(two_calls_fail)
 {
-    const script_protocol *protocol = &script_protocols[_i / SCRIPT_IOS];
+    spoken = &script_protocols[_i / SCRIPT_IOS];
     where = (aflock_io)(_i % SCRIPT_IOS);
     seed += (unsigned)_i * 1000;
     seam_judge_by(judge, observe);
     for (unsigned i = 0; i < soak && !only; i++) {
         chapter = &script_chapters[chance((unsigned)script_chapter_count)];
-        if (chapter->forks)
+        if (chapter->forks || !script_applies(chapter, spoken))
             continue;
-        unsigned calls = play_clean(protocol);
+        unsigned calls = play_clean();
         for (int j = 0; j < 2 && calls > 0; j++) {
             unsigned at = 1 + chance(calls);
             int error = PLAUSIBLE[made[at]][chance((unsigned)errno_count(made[at]))];
             plans[j] = (plan){at, 1 + chance(2), error};
         }
-        play(protocol);
+        play();
         atomic_fetch_add(&counts->soaked, 1);
     }
 }
@@ -455,25 +498,24 @@ START_TEST(one_case)
 {
     if (!only || _i != 0)
         return;
-    const script_protocol *protocol = NULL;
     for (int i = 0; i < SCRIPT_PROTOCOLS; i++)
         if (strcmp(script_protocols[i].name, only[0]) == 0)
-            protocol = &script_protocols[i];
+            spoken = &script_protocols[i];
     for (int i = 0; i < SCRIPT_IOS; i++)
         if (strcmp(IO_NAMES[i], only[1]) == 0)
             where = (aflock_io)i;
     for (size_t i = 0; i < script_chapter_count; i++)
         if (strcmp(script_chapters[i].name, only[2]) == 0)
             chapter = &script_chapters[i];
-    ck_assert(protocol && chapter);
+    ck_assert(spoken && chapter);
     seam_judge_by(judge, observe);
-    unsigned calls = play_clean(protocol);
+    unsigned calls = play_clean();
     for (unsigned i = 1; i <= calls; i++)
         printf("%3u %s\n", i, seam_name(made[i]));
     fflush(stdout);
     for (int i = 0; i < 2; i++)
         plans[i] = (plan){number_of(only[3 * i + 3]), number_of(only[3 * i + 5]), (int)number_of(only[3 * i + 4])};
-    play_failing(protocol);
+    play_failing();
 }
 END_TEST
 

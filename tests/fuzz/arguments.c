@@ -90,15 +90,15 @@ static bool is_quoted(const char *word, int count, char **words)
 static void check_order(const options *o, int count, char **words)
 {
     fuzz_require(o->mode == AFLOCK_EXCLUSIVE || o->mode == AFLOCK_SHARED);
-    fuzz_require(o->protocol == AFLOCK_NATIVE || o->protocol == AFLOCK_OFD || o->protocol == AFLOCK_SOFT);
+    fuzz_require(o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_STRICT);
     fuzz_require(o->conflict_status >= 0 && o->conflict_status <= 255);
     fuzz_require(!(o->no_fork && o->close));
     if (o->action != ACTION_LOCK) {
-        fuzz_require(is_reserved(words[1]) && o->file && !o->command && !(o->json && o->force));
+        fuzz_require(is_reserved(words[1]) && o->file && !o->command && !(o->json && (o->force || o->claim)));
         return;
     }
-    fuzz_require(!o->json && !o->force && (o->file != NULL) == (o->command != NULL));
-    if (o->protocol == AFLOCK_SOFT)
+    fuzz_require(!o->json && !o->force && !o->claim && (o->file != NULL) == (o->command != NULL));
+    if (is_by_marker(o))
         fuzz_require(o->file && o->mode == AFLOCK_EXCLUSIVE && !o->unlock && !o->close && !o->no_fork);
     if (!o->file)
         return;

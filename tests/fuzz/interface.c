@@ -307,7 +307,7 @@ static void order_open(world *w)
     if (what == 6)
         o.io = (aflock_io)17;
     if (what == 8)
-        o.protocol = (aflock_protocol)3;
+        o.protocol = (aflock_protocol)99;
     if (what == 10)
         o.max_waiters = 1 + below(2);
     if (what == 12 || what == 14)
@@ -666,6 +666,9 @@ static void order_ask(world *w)
     else if (!w->forked)
         fuzz_require(aflock_inspect(lock, NULL, q) == (w->ending ? AFLOCK_ECLOSED : AFLOCK_EINVAL));
     status = aflock_break(lock, on_verified, q); /* there is no marker to take away */
+    if (!is_barred(w, lock, status))
+        fuzz_require(status == (w->ending ? AFLOCK_ECLOSED : AFLOCK_ENOTSUP));
+    status = aflock_break_claim(lock, "claim", on_verified, q);
     if (!is_barred(w, lock, status))
         fuzz_require(status == (w->ending ? AFLOCK_ECLOSED : AFLOCK_ENOTSUP));
 }

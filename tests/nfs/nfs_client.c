@@ -29,6 +29,7 @@ static const struct {
 } PROTOCOLS[] = {
     {"native", AFLOCK_NATIVE},
     {"ofd", AFLOCK_OFD},
+    {"soft", AFLOCK_SOFT},
 };
 enum { PROTOCOL_COUNT = sizeof PROTOCOLS / sizeof PROTOCOLS[0] };
 

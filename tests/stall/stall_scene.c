@@ -19,8 +19,9 @@ unsigned stall_ticks;
 int stall_descriptors;
 
 const stall_protocol STALL_PROTOCOLS[STALL_PROTOCOL_COUNT] = {
-    {"native", AFLOCK_NATIVE, STALL_FLOCK, "flock"},
-    {"ofd", AFLOCK_OFD, STALL_SETLK, "fcntl"},
+    {"native", AFLOCK_NATIVE, STALL_FLOCK, "flock", false},
+    {"ofd", AFLOCK_OFD, STALL_SETLK, "fcntl", false},
+    {"soft", AFLOCK_SOFT, STALL_CREATE, "open", true},
 };
 
 /* ----------------------------------------------------------------------------------------------------- the fixture */
@@ -102,6 +103,8 @@ static bool take(const stall_protocol *p, int fd)
 
 bool stall_is_free(const stall_protocol *p, const char *path)
 {
+    if (p->marker)
+        return access(path, F_OK) != 0;
     int fd = open(path, O_RDWR | O_CLOEXEC);
     ck_assert_int_ge(fd, 0);
     bool free = take(p, fd);
@@ -111,10 +114,20 @@ bool stall_is_free(const stall_protocol *p, const char *path)
 
 int stall_foreign(const stall_protocol *p, const char *path)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (p->marker ? O_EXCL : 0), 0666);
     ck_assert_int_ge(fd, 0);
-    ck_assert(take(p, fd));
+    if (p->marker)
+        ck_assert_int_gt(dprintf(fd, "%d\nelsewhere.example\n", (int)getpid()), 0);
+    else
+        ck_assert(take(p, fd));
     return fd;
+}
+
+void stall_foreign_end(const stall_protocol *p, const char *path, int fd)
+{
+    if (p->marker)
+        ck_assert_int_eq(unlink(path), 0);
+    close(fd);
 }
 
 /* -------------------------------------------------------------------------------------------------------- the loop */

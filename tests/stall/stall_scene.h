@@ -14,10 +14,12 @@ typedef struct stall_protocol {
     aflock_protocol protocol;
     stall_call lock;  /* the request that takes the lock */
     const char *step; /* as the library calls it */
+    bool marker;      /* the lock is that the file exists */
 } stall_protocol;
 
+/* The last one is that with markers. */
 extern const stall_protocol STALL_PROTOCOLS[];
-enum { STALL_PROTOCOL_COUNT = 2 };
+enum { STALL_PROTOCOL_COUNT = 3, STALL_KERNEL_PROTOCOL_COUNT = 2 };
 
 void stall_scene_begin(void);
 void stall_scene_end(void);
@@ -36,8 +38,9 @@ aflock *stall_open(const stall_protocol *p, const char *path, aflock_io io);
 /* Whether another process would get the lock now. Not to be asked about a path on a mount. */
 bool stall_is_free(const stall_protocol *p, const char *path);
 
-/* Takes it: the descriptor. */
+/* Takes it: the descriptor; and gives it back. */
 int stall_foreign(const stall_protocol *p, const char *path);
+void stall_foreign_end(const stall_protocol *p, const char *path, int fd);
 
 /* Runs the loop, if there is one, until the condition holds; a watchdog fails the test. */
 void stall_run_until(bool (*holds)(const void *user), const void *user);

@@ -295,8 +295,10 @@ START_TEST(a_teardown_is_not_blocked)
         ck_assert_int_eq(waiting[i].count, 1);
         ck_assert_int_eq(waiting[i].result.status, AFLOCK_ECLOSED);
     }
-    for (int i = 0; i < WANTED; i++)
-        close(foreign[i]);
+    for (int i = 0; i < WANTED; i++) {
+        snprintf(path, sizeof path, "m.files/%d", HELD + i);
+        stall_foreign_end(protocol, path, foreign[i]);
+    }
     stall_resume(m);
     for (int i = 0; i < HELD + WANTED; i++) {
         snprintf(path, sizeof path, "m.files/%d", i);

@@ -13,6 +13,7 @@
 enum {
     IOS = 2, /* AUTO and POOL */
     COMBINATIONS = STALL_PROTOCOL_COUNT * IOS,
+    KERNEL_COMBINATIONS = STALL_KERNEL_PROTOCOL_COUNT * IOS,
     DELAY_MS = STALL_CALL_MS, /* 200; less where the code is slow, too */
     TICK_MS = 5
 };
@@ -49,26 +50,24 @@ typedef struct subject {
 } subject;
 
 static subject subjects[COMBINATIONS];
+static int subject_count;
 
-#define EACH_SUBJECT             \
-    subject *s = subjects;       \
-    s < subjects + COMBINATIONS; \
+#define EACH_SUBJECT              \
+    subject *s = subjects;        \
+    s < subjects + subject_count; \
     s++
 
-static void open_subjects_with(int keep_open)
+/* The first `count` combinations. */
+static void open_subjects(int count, int keep_open)
 {
-    for (int i = 0; i < COMBINATIONS; i++) {
+    subject_count = count;
+    for (int i = 0; i < count; i++) {
         subject *s = &subjects[i];
         s->protocol = protocol_of(i);
         snprintf(s->path, sizeof s->path, "m/%s/%d", s->protocol->name, i);
         snprintf(s->behind, sizeof s->behind, "m.files/%s/%d", s->protocol->name, i);
         s->lock = stall_open_with(s->protocol, s->path, io_of(i), keep_open);
     }
-}
-
-static void open_subjects(void)
-{
-    open_subjects_with(0);
 }
 
 static void ask(subject *s, uint64_t timeout, answer *a, aflock_req *req)
@@ -156,7 +155,7 @@ static void contend(void)
     for (EACH_SUBJECT)
         ask(s, AFLOCK_FOREVER, &s->got, &s->req);
     for (EACH_SUBJECT)
-        close(s->foreign);
+        stall_foreign_end(s->protocol, s->behind, s->foreign);
     for (EACH_SUBJECT)
         await(&s->got, 0);
 }
@@ -165,7 +164,7 @@ START_TEST(while_calls_take_200_ms)
 {
     stall_delay(m, DELAY_MS * MS);
     stall_tick(TICK_MS * MS);
-    open_subjects();
+    open_subjects(COMBINATIONS, 0);
     acquire_all(); /* and makes the folders */
     ask_questions();
     release_all();
@@ -195,11 +194,11 @@ START_TEST(a_file_that_stays_open)
 {
     stall_delay(m, DELAY_MS * MS / 4);
     stall_tick(TICK_MS * MS);
-    open_subjects_with(1);
+    open_subjects(KERNEL_COMBINATIONS, 1);
     acquire_all();
     release_all();
     int opened = seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE), touched = seam_count(SEAM_TOUCH);
-    ck_assert_int_eq(touched, COMBINATIONS);
+    ck_assert_int_eq(touched, KERNEL_COMBINATIONS);
     acquire_all();
     ck_assert_int_eq(seam_count(SEAM_OPEN) + seam_count(SEAM_CREATE), opened);
     release_all();
@@ -500,6 +499,104 @@ START_TEST(a_lock_whose_answer_comes_after_the_end_is_undone)
 }
 END_TEST
 
+/* ---------------------------------------------------------------------------------------------------------- markers */
+
+static void begin_with_a_marker(int i)
+{
+    protocol = &STALL_PROTOCOLS[STALL_KERNEL_PROTOCOL_COUNT];
+    lock = stall_open(protocol, "m/f", io_of(i));
+}
+
+/* An attempt hangs while it makes the marker, before the server has made it or after that. */
+static void hang_in_making(bool made)
+{
+    stall_set(m, (stall_rule){.calls = STALL_BIT(STALL_CREATE), .times = STALL_ALWAYS, .hang = true, .done = made});
+}
+
+static void undone_later(void)
+{
+    stall_resume(m);
+    stall_run_until_closed(0);
+    ck_assert(stall_is_free(protocol, "m.files/f"));
+}
+
+static bool was_unlinked(const void *user)
+{
+    (void)user;
+    return seam_count(SEAM_UNLINK) > 0;
+}
+
+static void late_marker(int i, bool made)
+{
+    aflock_req req;
+    answer a = {.count = 0};
+    begin_with_a_marker(i);
+    hang_in_making(made);
+    ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, &req), 0);
+    scene_expect(1);
+    while (stall_hung(m) == 0)
+        ck_assert_int_eq(aflock_epoll_run_once(scene, MS), 0);
+    ck_assert_int_eq(aflock_cancel(lock, req), 0);
+    stall_run_until_answered(&a);
+    ck_assert_int_eq(a.result.status, AFLOCK_ECANCELED);
+    ck_assert_uint_eq(stall_hung(m), 1);
+    stall_resume(m);
+    stall_run_until(was_unlinked, NULL);
+    stall_run_until_free(protocol, "m.files/f");
+    check_loop_is_free();
+    must_work("m.files/f");
+}
+
+START_TEST(a_marker_that_is_made_late_is_unlinked)
+{
+    late_marker(_i, false);
+    late_marker(_i, true);
+}
+END_TEST
+
+START_TEST(a_marker_that_is_made_after_the_end_is_unlinked)
+{
+    answer a = {.count = 0};
+    begin_with_a_marker(_i);
+    hang_in_making(false);
+    ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
+    while (stall_hung(m) == 0)
+        ck_assert_int_eq(aflock_epoll_run_once(scene, MS), 0);
+    ck_assert_int_eq(stall_scene_free(20 * MS), 0);
+    ck_assert_int_eq(a.result.status, AFLOCK_ECLOSED);
+    ck_assert_uint_eq(stall_hung(m), 1);
+    undone_later();
+    ck_assert_int_gt(seam_count(SEAM_UNLINK), 0);
+    check_loop_is_free();
+}
+END_TEST
+
+/* The steps of a release, and of making a marker. */
+START_TEST(requests_for_a_marker_fail)
+{
+    begin_with_a_marker(_i);
+    static const int errors[] = {EIO, ENOSPC, EROFS, ESTALE};
+    for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++) {
+        fail_always(STALL_BIT(STALL_CREATE), 0, "/f", errors[i]);
+        answer a = acquire(AFLOCK_FOREVER);
+        ck_assert_int_eq(a.result.sys_errno, errors[i]);
+        ck_assert_str_eq(a.step, "open");
+        stall_resume(m);
+        ck_assert(stall_is_free(protocol, "m.files/f"));
+    }
+    answer a = acquire(AFLOCK_FOREVER), b;
+    stall_fail(m, STALL_BIT(STALL_UNLINK), "/f", EIO);
+    b = release(a.result.req);
+    ck_assert_int_eq(b.result.status, AFLOCK_ESYS);
+    ck_assert_str_eq(b.step, "unlink");
+    ck_assert(!stall_is_free(protocol, "m.files/f"));
+    ck_assert_int_eq(release(a.result.req).result.status, 0);
+    ck_assert(stall_is_free(protocol, "m.files/f"));
+    must_work("m.files/f");
+    check_loop_is_free();
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const once[] = {while_calls_take_200_ms, a_file_that_stays_open, NULL};
@@ -514,7 +611,10 @@ int main(void)
         a_late_success_is_for_the_next,
         a_late_success_after_the_end_is_undone,
         a_lock_whose_answer_comes_after_the_end_is_undone,
+        a_marker_that_is_made_late_is_unlinked,
+        a_marker_that_is_made_after_the_end_is_unlinked,
+        requests_for_a_marker_fail,
         NULL,
     };
-    return stall_main("stall", 60, once, each, COMBINATIONS);
+    return stall_main("stall", 60, once, each, KERNEL_COMBINATIONS);
 }

@@ -169,9 +169,16 @@ void directory_begin(void)
     require(chdir(directory) == 0);
 }
 
+/* A name that ends with a dot stands for all that begin so. */
+static bool is_called(const char *name, const char *expected)
+{
+    size_t length = strlen(expected);
+    return strcmp(name, expected) == 0 || (expected[length - 1] == '.' && strncmp(name, expected, length) == 0);
+}
+
 static bool is_among(const char *name, const char *const names[])
 {
-    while (*names && strcmp(*names, name) != 0)
+    while (*names && !is_called(name, *names))
         names++;
     return *names;
 }
@@ -254,10 +261,46 @@ static bool ofd_drop(int fd)
     return record(fd, F_UNLCK, false);
 }
 
+/* A marker that is complete before it is to be seen: its maker may be killed at any time. Without a start token: others
+ * find out by the process id alone that it is gone. */
+static bool make_marker(const char *path)
+{
+    char host[256], text[512], unnamed[64];
+    int fd = open(".", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+    require(fd >= 0 && gethostname(host, sizeof host) == 0);
+    int size = snprintf(text, sizeof text, "%ld\n%s\n", (long)getpid(), host);
+    require(write(fd, text, (size_t)size) == size);
+    snprintf(unnamed, sizeof unnamed, "/proc/self/fd/%d", fd);
+    int rc = linkat(AT_FDCWD, unnamed, AT_FDCWD, path, AT_SYMLINK_FOLLOW);
+    require(rc == 0 || errno == EEXIST);
+    close(fd);
+    return rc == 0;
+}
+
+/* Never breaks one: that is left to the others. */
+static bool marker_take(int fd, bool shared, bool wait)
+{
+    (void)fd;
+    require(!shared);
+    while (!make_marker(LOCK_FILE)) {
+        if (!wait)
+            return false;
+        sleep_ns(200 * AFLOCK_MICROSECOND);
+    }
+    return true;
+}
+
+static bool marker_drop(int fd)
+{
+    (void)fd;
+    return unlink(LOCK_FILE) == 0;
+}
+
 const protocol protocols[] = {
-    {"native", AFLOCK_NATIVE, flock_take, flock_drop},
-    {"ofd", AFLOCK_OFD, ofd_take, ofd_drop},
-    {NULL, AFLOCK_NATIVE, NULL, NULL},
+    {"native", AFLOCK_NATIVE, false, flock_take, flock_drop},
+    {"ofd", AFLOCK_OFD, false, ofd_take, ofd_drop},
+    {"soft", AFLOCK_SOFT, true, marker_take, marker_drop},
+    {NULL, AFLOCK_NATIVE, false, NULL, NULL},
 };
 
 const protocol *protocol_named(const char *name)
@@ -270,6 +313,8 @@ const protocol *protocol_named(const char *name)
 
 bool is_free(const protocol *p, const char *path)
 {
+    if (p->marker)
+        return access(path, F_OK) != 0;
     int fd = open(path, O_RDWR | O_CLOEXEC);
     require(fd >= 0);
     bool got = p->take(fd, false, false);

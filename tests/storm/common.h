@@ -58,17 +58,20 @@ void set_name(const char *format, ...) __attribute__((format(printf, 1, 2))); /*
     } while (0)
 
 /* An empty directory, which becomes the working directory; and its end, which demands that it has only these `names`
- * (NULL ends them). */
+ * (NULL ends them; one that ends with a dot stands for all that begin so). */
 void directory_begin(void);
 void directory_end(const char *const names[]);
 void directory_drop(void); /* the end of a failure: whatever is in it */
 
 int open_descriptors(void); /* of this process */
 
+#define LOCK_FILE "lock"
+
 /* How strangers speak a protocol. Functions return whether it worked; `wait`: as long as it takes. */
 typedef struct protocol {
     const char *name;
     aflock_protocol number;
+    bool marker; /* the lock is that LOCK_FILE exists: no descriptor, nothing shared */
     bool (*take)(int fd, bool shared, bool wait);
     bool (*drop)(int fd);
 } protocol;

@@ -531,6 +531,7 @@ int main(int argc, char **argv)
     program = argv[0];
     settings_read(&s, argc, argv, HELP);
     spoken = protocol_named(s.protocol);
+    require(!spoken->marker); /* a child inherits nothing of it */
     set_name("storm-forks --protocol %s", s.protocol);
     shared_table = mmap(NULL, sizeof *shared_table, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     require(shared_table != MAP_FAILED);

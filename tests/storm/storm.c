@@ -20,7 +20,7 @@
 enum { ROUND = 5, STOPPED_MOST = 3 };
 enum { TICK_MOST = 6000000, STOP_MOST = 20000000, BRIEF_STOP = 2000000, DOWN_MOST = 10000000 }; /* ns */
 
-static const char HELP[] = "usage: storm [--protocol native|ofd] [--seconds N] [--processes 1..8] [--seed N]\n"
+static const char HELP[] = "usage: storm [--protocol native|ofd|soft] [--seconds N] [--processes 1..8] [--seed N]\n"
                            "\n"
                            "Kills, stops and restarts processes that share a lock; fails if two hold it at one time,\n"
                            "or if somebody never gets it again. Prints what it did; a failure prints the seed.\n";
@@ -290,7 +290,8 @@ int main(int argc, char **argv)
     board_make();
     for (unsigned done = 0; done < s.seconds; done += ROUND)
         run_round(s.seconds - done < ROUND ? s.seconds - done : ROUND, &v);
-    directory_end((const char *const[]){LOCK_FILE, LINK_NAME, NULL});
+    /* Who is killed while it breaks a marker leaves that under a name of its own. */
+    directory_end((const char *const[]){spoken->marker ? LOCK_FILE ".break." : LOCK_FILE, LINK_NAME, NULL});
 
     printf("figure: storm %s: %u s, %s grants (%s had to wait), %s on_acquired, %s kills (%s of writers), %s stops, "
            "%s restarts, ",

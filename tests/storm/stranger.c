@@ -35,12 +35,12 @@ static int hold_once(const protocol *p, dice *d, int fd, const interval *what, b
     hold_end(&h);
     if (dies)
         _exit(0);
-    if (dice_percent(d, 30)) {
+    if (!p->marker && dice_percent(d, 30)) {
         close(fd);
         return -1;
     }
     require(p->drop(fd));
-    if (dice_percent(d, 50))
+    if (p->marker || dice_percent(d, 50))
         return fd;
     close(fd);
     return -1;
@@ -51,11 +51,12 @@ void stranger_run(const protocol *p, uint64_t seed, unsigned seat, unsigned life
     dice d = dice_of(seed, seat, life);
     int fd = -1;
     while (the_board->phase != END) {
-        interval what = {.life = life, .seat = (uint8_t)seat, .where = STRANGER, .shared = dice_percent(&d, 20)};
+        interval what = {
+            .life = life, .seat = (uint8_t)seat, .where = STRANGER, .shared = !p->marker && dice_percent(&d, 20)};
         bool calm = the_board->phase == CALM;
-        if (fd < 0)
+        if (fd < 0 && !p->marker)
             fd = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-        require(fd >= 0);
+        require(p->marker || fd >= 0);
         fd = hold_once(p, &d, fd, &what, calm);
         sleep_ns(dice_up_to(&d, THINK_MOST));
     }

@@ -118,7 +118,7 @@ static void end_others(const task *t)
 
 static void let_go(task *t)
 {
-    require(aflock_fd(t->lock, t->req) >= 0);
+    require(w.protocol->marker ? aflock_fd(t->lock, t->req) == AFLOCK_ENOTSUP : aflock_fd(t->lock, t->req) >= 0);
     require(aflock_depth(t->lock, t->options.owner) >= 1);
     hold_end(&t->hold);
     bool told = dice_percent(&w.dice, 50), all = t->options.owner && dice_percent(&w.dice, 30);
@@ -216,6 +216,22 @@ static void add_wish(task *t)
     t->options.on_acquired_user = x.user;
 }
 
+/* What can be asked for where the lock is on a descriptor. */
+static void choose_for_a_file(task *t, unsigned lock, bool own)
+{
+    aflock_acquire_options *o = &t->options;
+    if (dice_percent(&w.dice, 30))
+        o->mode = AFLOCK_SHARED;
+    if (lock == 1) /* a spelling by way of a symbolic link to the directory; the link at the end is another matter */
+        o->flags |= AFLOCK_FOLLOW;
+    if (!own && dice_percent(&w.dice, 10))
+        o->flags |= AFLOCK_TRUNCATE;
+    else if (!own && o->mode == AFLOCK_SHARED && dice_percent(&w.dice, 20))
+        o->flags |= AFLOCK_READ_ONLY;
+    if (dice_percent(&w.dice, 15))
+        add_wish(t);
+}
+
 static void choose_options(task *t)
 {
     aflock_acquire_options *o = &t->options;
@@ -227,25 +243,16 @@ static void choose_options(task *t)
     t->cancelled = false;
     aflock_acquire_options_init(o);
     if (dice_percent(&w.dice, 30))
-        o->mode = AFLOCK_SHARED;
-    if (dice_percent(&w.dice, 30))
         o->timeout = dice_percent(&w.dice, 40) ? 0 : dice_up_to(&w.dice, TIMEOUT_MOST) + 1;
     if (dice_percent(&w.dice, 25))
         o->owner = &owners[dice_below(&w.dice, OWNERS)];
-    if (lock == 1) /* a spelling by way of a symbolic link to the directory; the link at the end is another matter */
-        o->flags |= AFLOCK_FOLLOW;
     if (!own && dice_percent(&w.dice, 10))
         o->file_mode = 0600;
-    if (!own && dice_percent(&w.dice, 10))
-        o->flags |= AFLOCK_TRUNCATE;
-    else if (!own && o->mode == AFLOCK_SHARED && dice_percent(&w.dice, 20))
-        o->flags |= AFLOCK_READ_ONLY;
-    if (dice_percent(&w.dice, 15))
-        add_wish(t);
+    if (!w.protocol->marker)
+        choose_for_a_file(t, lock, own);
     if (dice_percent(&w.dice, 10))
         require_status(aflock_token_new(&o->token, w.ctx), 0);
 }
-
 static void cancel(aflock_ctx *ctx, void *user)
 {
     task *t = user;
@@ -394,7 +401,7 @@ static void make_context(void)
     epoll.pool = &pool;
     epoll.ctx = &context;
     require_status(aflock_epoll_new(&w.ctx, &epoll), 0);
-    w.fd = dice_percent(&w.dice, 30) ? open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
+    w.fd = !w.protocol->marker && dice_percent(&w.dice, 30) ? open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
     for (unsigned i = 0; i < LOCKS; i++) {
         aflock_options o;
         aflock_options_init(&o);

@@ -4,7 +4,6 @@
 
 #include "board.h"
 
-#define LOCK_FILE "lock"
 #define LINK_NAME "link" /* a symbolic link to the directory itself: another spelling */
 
 /* Takes the lock again and again until the board says END, then leaves with 0. `life` counts the processes of a seat.

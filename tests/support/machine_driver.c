@@ -196,7 +196,7 @@ void driver_check_action(const afl_action *a)
         must(p->grip == AFL_GRIP_HELD && !p->holders);
         break;
     case AFL_OP_BEAT:
-        must(p->grip == AFL_GRIP_PENDING && p->head);
+        must((p->grip == AFL_GRIP_PENDING && p->head) || (p->grip == AFL_GRIP_HELD && p->holders));
         break;
     case AFL_OP_WATCH:
         must(p->grip == AFL_GRIP_KEPT && p->head && !p->watching);

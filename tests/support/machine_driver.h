@@ -74,7 +74,9 @@ typedef struct driver {
 #define KEPT ((afl_outcome){.answer = AFL_CONTENDED, .grip = AFL_GRIP_KEPT})
 #define STALE ((afl_outcome){.answer = AFL_CONTENDED, .grip = AFL_GRIP_HELD}) /* of ADOPT */
 #define PENDING ((afl_outcome){.answer = AFL_PENDING, .grip = AFL_GRIP_PENDING})
-#define BEATEN ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_PENDING}) /* of BEAT */
+#define BEATEN ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_PENDING})            /* of BEAT */
+#define REFRESHED ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_HELD, .have = 7}) /* of BEAT */
+#define NOT_REFRESHED ((afl_outcome){.answer = AFL_CONTENDED, .grip = AFL_GRIP_HELD})  /* of BEAT */
 #define FAILED(left) \
     ((afl_outcome){  \
         .answer = AFL_ERROR, .grip = (left), .status = AFLOCK_ESYS, .sys_errno = 5, .step = "the test's step"})

@@ -21,6 +21,7 @@ enum { WATCHDOG = 5 }; /* seconds */
 aflock_ctx *scene;
 char scene_directory[PATH_MAX];
 int scene_contended, scene_inline, scene_pooled, scene_logged;
+char scene_message[512];
 
 static char all_scenes[PATH_MAX]; /* what tests that crash leave is removed with it */
 static int descriptors_before;
@@ -39,8 +40,9 @@ static void on_trace(aflock_trace_event event, const char *path, aflock_req req,
 
 static void on_log(aflock_log_level level, const char *message, void *user)
 {
-    (void)level, (void)message, (void)user;
+    (void)level, (void)user;
     scene_logged++;
+    snprintf(scene_message, sizeof scene_message, "%s", message);
 }
 
 void scene_make_context(void)
@@ -114,8 +116,12 @@ void scene_answer(aflock *lock, const aflock_result *result, void *user)
     a->result = *result;
     a->result.step = NULL; /* the callback's only */
     a->result.path = NULL;
+    a->result.detail = NULL;
     strncpy(a->step, result->step ? result->step : "", sizeof a->step - 1);
     strncpy(a->path, result->path, sizeof a->path - 1);
+    snprintf(a->detail, sizeof a->detail, "%s", result->detail ? result->detail : "");
+    a->result.token = NULL;
+    snprintf(a->token, sizeof a->token, "%s", result->token ? result->token : "");
 }
 
 void scene_expect(int answers)

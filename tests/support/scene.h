@@ -15,10 +15,11 @@
 
 extern aflock_ctx *scene;
 extern char scene_directory[PATH_MAX];
-extern int scene_contended; /* attempts that found the lock taken */
-extern int scene_inline;    /* operations that began on the loop's thread */
-extern int scene_pooled;    /* operations that were sent to the executor */
-extern int scene_logged;    /* messages in the log */
+extern int scene_contended;     /* attempts that found the lock taken */
+extern int scene_inline;        /* operations that began on the loop's thread */
+extern int scene_pooled;        /* operations that were sent to the executor */
+extern int scene_logged;        /* messages in the log, */
+extern char scene_message[512]; /* ... and the last of them */
 
 /* An answer, or none yet. */
 typedef struct answer {
@@ -26,6 +27,8 @@ typedef struct answer {
     aflock_result result;
     char step[32]; /* "" for NULL */
     char path[PATH_MAX];
+    char detail[PATH_MAX]; /* "" for NULL */
+    char token[40];        /* "" for NULL */
 } answer;
 
 /* Fixtures (checked). scene_end demands that no descriptor and no answer is left. */

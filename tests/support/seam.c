@@ -57,6 +57,7 @@ const char *seam_name(seam_call call)
     static const char *const NAMES[SEAM_CALLS] = {
         [SEAM_OPEN] = "open",
         [SEAM_CREATE] = "create",
+        [SEAM_TMPFILE] = "tmpfile",
         [SEAM_OPEN_CACHED] = "open_cached",
         [SEAM_CLOSE] = "close",
         [SEAM_LOCK] = "lock",
@@ -70,6 +71,8 @@ const char *seam_name(seam_call call)
         [SEAM_WRITE] = "write",
         [SEAM_UNLINK] = "unlink",
         [SEAM_RENAME] = "rename",
+        [SEAM_LINK] = "link",
+        [SEAM_LIST] = "list",
         [SEAM_RANDOM] = "random",
         [SEAM_MKDIR] = "mkdir",
         [SEAM_READ] = "read",
@@ -287,7 +290,8 @@ static int end(seam_call call, int fd, int result)
 
 static int seam_open(const char *path, int flags, mode_t mode)
 {
-    seam_call call = flags & O_CREAT ? SEAM_CREATE : SEAM_OPEN;
+    const bool unnamed = (flags & O_TMPFILE) == O_TMPFILE;
+    seam_call call = flags & O_CREAT ? SEAM_CREATE : unnamed ? SEAM_TMPFILE : SEAM_OPEN;
     return end(call, -1, begin(call, -1, path) ? afl_sys_linux.open(path, flags, mode) : -1);
 }
 
@@ -385,6 +389,42 @@ static int seam_rename(const char *from, const char *to)
     return end(SEAM_RENAME, -1, begin(SEAM_RENAME, -1, from) ? afl_sys_linux.rename(from, to) : -1);
 }
 
+static int seam_link_fd(int fd, const char *path)
+{
+    return end(SEAM_LINK, fd, begin(SEAM_LINK, fd, path) ? afl_sys_linux.link_fd(fd, path) : -1);
+}
+
+static int seam_open_at(int dir, const char *name, int flags, mode_t mode)
+{
+    seam_call call = flags & O_CREAT ? SEAM_CREATE : SEAM_OPEN;
+    return end(call, -1, begin(call, -1, name) ? afl_sys_linux.open_at(dir, name, flags, mode) : -1);
+}
+
+static int seam_stat_at(int dir, const char *name, struct stat *st)
+{
+    return end(SEAM_STAT, -1, begin(SEAM_STAT, -1, name) ? afl_sys_linux.stat_at(dir, name, st) : -1);
+}
+
+static int seam_mkdir_at(int dir, const char *name, mode_t mode)
+{
+    return end(SEAM_MKDIR, -1, begin(SEAM_MKDIR, -1, name) ? afl_sys_linux.mkdir_at(dir, name, mode) : -1);
+}
+
+static int seam_link_at(int dir, const char *from, const char *to)
+{
+    return end(SEAM_LINK, -1, begin(SEAM_LINK, -1, to) ? afl_sys_linux.link_at(dir, from, to) : -1);
+}
+
+static int seam_unlink_at(int dir, const char *name)
+{
+    return end(SEAM_UNLINK, -1, begin(SEAM_UNLINK, -1, name) ? afl_sys_linux.unlink_at(dir, name) : -1);
+}
+
+static ssize_t seam_list(int dir, void *buffer, size_t size)
+{
+    return end(SEAM_LIST, dir, begin(SEAM_LIST, dir, NULL) ? (int)afl_sys_linux.list(dir, buffer, size) : -1);
+}
+
 static int seam_random(void *buffer, size_t size)
 {
     return end(SEAM_RANDOM, -1, begin(SEAM_RANDOM, -1, NULL) ? afl_sys_linux.random(buffer, size) : -1);
@@ -461,7 +501,14 @@ void seam_install(aflock_ctx *ctx)
         table.write = seam_write;
         table.unlink = seam_unlink;
         table.rename = seam_rename;
+        table.open_at = seam_open_at;
+        table.stat_at = seam_stat_at;
+        table.mkdir_at = seam_mkdir_at;
+        table.link_at = seam_link_at;
+        table.unlink_at = seam_unlink_at;
+        table.list = seam_list;
         table.random = seam_random;
+        table.link_fd = seam_link_fd;
         table.mkdir = seam_mkdir;
         table.read = seam_read;
         table.readlink = seam_readlink;

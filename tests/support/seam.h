@@ -12,8 +12,9 @@
 #include <stdint.h>
 
 typedef enum seam_call {
-    SEAM_OPEN,   /* without O_CREAT */
-    SEAM_CREATE, /* open with O_CREAT */
+    SEAM_OPEN,    /* without O_CREAT */
+    SEAM_CREATE,  /* open with O_CREAT */
+    SEAM_TMPFILE, /* open with O_TMPFILE */
     SEAM_OPEN_CACHED,
     SEAM_CLOSE, /* closes, even if it is to fail: as Linux does */
     SEAM_LOCK,  /* flock or F_OFD_SETLK */
@@ -27,6 +28,8 @@ typedef enum seam_call {
     SEAM_WRITE,
     SEAM_UNLINK,
     SEAM_RENAME,
+    SEAM_LINK,
+    SEAM_LIST, /* reading a directory */
     SEAM_RANDOM,
     SEAM_MKDIR,
     SEAM_READ,
@@ -60,9 +63,10 @@ void seam_await_hung(unsigned count); /* waits until so many calls hang */
 /* Files below a directory whose path contains `fragment` seem to be on device `dev`. */
 void seam_device(const char *fragment, uint64_t dev);
 
-/* Judges every call before it is made: an errno makes it fail, 0 lets it through. `fd` is -1 or `path` NULL. And
- * observes every call after it: `result` is what the library gets. One at a time, whatever the thread; they must not
- * call anything of this file. NULL: nobody. */
+/* Judges every call before it is made: an errno makes it fail, 0 lets it through. `fd` is -1 or `path` NULL; of a call
+ * in a directory that is open, `path` is the name in it (of two, the new one). And observes every call after it:
+ * `result` is what the library gets. One at a time, whatever the thread; they must not call anything of this file.
+ * NULL: nobody. */
 typedef int (*seam_judge)(seam_call call, int fd, const char *path);
 typedef void (*seam_observer)(seam_call call, int fd, int result);
 void seam_judge_by(seam_judge judge, seam_observer observer);

@@ -113,6 +113,8 @@ static void judge_answer(const walk_world *w, size_t i, walk_move m)
             must(r->once && before[i].state != AFL_FAILING);
         else if (r->status == AFLOCK_EDEADLK)
             must(r->owner);
+        else if (r->status == AFLOCK_ECOMPROMISED)
+            must(afl_machine_owner_holds(&walk_now.machine, r->path, r) && r->path->lost);
         else
             must(r->status == AFLOCK_ESYS && (w->may & (WALK_ERRORS | WALK_ADOPT_TROUBLE)));
     }
@@ -170,7 +172,10 @@ static bool reorders(const walk_world *w, walk_move m)
     bool reheld = false;
     for (size_t i = 0; i < w->count; i++)
         reheld = reheld || (after[i].state == AFL_REHELD && before[i].state != AFL_REHELD);
-    bool replaced = m.kind == WALK_FINISH && op_before[m.index] == AFL_OP_ADOPT && walk_now.files[m.index].stale;
+    bool replaced =
+        m.kind == WALK_LOSES ||
+        (m.kind == WALK_FINISH && (op_before[m.index] == AFL_OP_ADOPT || op_before[m.index] == AFL_OP_BEAT) &&
+         walk_now.files[m.index].stale);
     return reheld || replaced || m.kind == WALK_MERGED;
 }
 
@@ -278,7 +283,7 @@ static void judge_file(const afl_path *p, const walk_file *f)
         must(!p->holders);
         return;
     }
-    must(p->mode == f->mode && p->stale == f->stale);
+    must(p->mode == f->mode && p->stale == f->stale && p->lost == f->lost);
     must(f->mode == SHARED ? !f->writer : !f->writer && f->readers == 0); /* the world itself */
     for (const afl_request *h = p->holders; h; h = h->next) {
         must(h->mode == SHARED || f->mode == EXCLUSIVE);
@@ -310,6 +315,8 @@ static void judge_rest(const walk_world *w, const afl_path *p)
         return;
     }
     must(!p->failing || armed);
+    bool beats = p->holders && p->beat_interval && !p->lost;
+    must(!p->holders || (beats ? armed && p->timer.at == walk_now.files[p - walk_now.paths].due : !armed));
     must(!armed || p->timer.at > walk_now.now || w->may & WALK_LATE);
     if (!head)
         return;
@@ -321,7 +328,7 @@ static void judge_rest(const walk_world *w, const afl_path *p)
         must(head->attempts > 0 || p->grip >= AFL_GRIP_PENDING || p->pause_until > walk_now.now || w->may & WALK_LATE);
         return;
     }
-    must(!armed && !head->once);
+    must(!head->once);
     must(!mates(head, p->holders) || head->mode != p->mode);
     must(p->mode == EXCLUSIVE || head->mode == EXCLUSIVE || !p->hand_on || p->stale || (head->need & ~p->have));
 }
@@ -392,14 +399,17 @@ void walk_judge_refusal(const walk_world *w, const afl_path *p, afl_request *r, 
         must(r->once && (p->head || p->holders) && !owner_holds(w, r));
         return;
     }
-    must(status == AFLOCK_EDEADLK && r->owner);
+    must((status == AFLOCK_EDEADLK || (status == AFLOCK_ECOMPROMISED && p->lost)) && r->owner);
     for (size_t i = 0; i < w->count; i++) {
         const afl_request *o = request(i);
         if (o == r || !mates(o, r) || o->path != p || !(is_hold(o->state) || o->state == AFL_WAITING))
             continue;
         if (o->mode != r->mode || (is_hold(o->state) && (r->need & ~p->have)))
             return;
+        if (is_hold(o->state) && status == AFLOCK_ECOMPROMISED)
+            return;
     }
+    must(status == AFLOCK_EDEADLK);
     must(somebody_waits_for_itself(w, p, r));
 }
 
@@ -440,6 +450,7 @@ void walk_judge_action(const afl_action *a)
     must(a->op != AFL_OP_TRY || a->path->grip != AFL_GRIP_PENDING || a->request->mode == EXCLUSIVE);
     must(a->op != AFL_OP_ADOPT || a->path->op_for == a->request);
     must(a->op != AFL_OP_ADOPT || !f->stale || afl_machine_owner_holds(&walk_now.machine, a->path, a->request));
+    must(a->op != AFL_OP_BEAT || (f->held ? !f->lost && f->due <= walk_now.now : a->path->grip == AFL_GRIP_PENDING));
     must(a->op != AFL_OP_WATCH || !f->listening);
     must(a->op != AFL_OP_UNWATCH || f->listening);
     bool inherits = a->op == AFL_OP_INHERIT, detaches = a->op == AFL_OP_DETACH;

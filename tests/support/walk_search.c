@@ -216,6 +216,7 @@ static unsigned wanted(strategy s, walk_move m)
         [WALK_POLL] = {0, 0, 0},
         [WALK_KEEPING] = {0, 0, 0},
         [WALK_YIELDS] = {0, 0, 0},
+        [WALK_LOSES] = {0, 0, 0},
     };
     afl_outcome o[WALK_OUTCOMES];
     if (m.kind == WALK_WATCHED)

@@ -119,6 +119,14 @@ size_t walk_outcomes(const walk_world *w, const afl_path *p, afl_outcome *o)
     case AFL_OP_ADOPT:
         return adopt_outcomes(w, p, o);
     case AFL_OP_BEAT:
+        if (p->grip == AFL_GRIP_HELD) {
+            o[n++] = REFRESHED;
+            if (!may(w, WALK_LOSE))
+                return n;
+            o[n++] = NOT_REFRESHED;
+            o[n++] = FAILED(AFL_GRIP_HELD);
+            return n;
+        }
         o[n++] = BEATEN;
         o[n++] = FAILED(AFL_GRIP_NONE);
         o[n++] = FAILED(AFL_GRIP_PENDING);
@@ -220,6 +228,8 @@ static size_t path_moves(const walk_world *w, size_t i, walk_move *moves, size_t
         n = add(moves, n, WALK_KEEPING, i, 0);
     if (may(w, WALK_YIELD) && p->holders)
         n = add(moves, n, WALK_YIELDS, i, 0);
+    if (may(w, WALK_LOSE) && p->holders && !p->lost)
+        n = add(moves, n, WALK_LOSES, i, 0);
     return outside_moves(w, i, moves, n);
 }
 
@@ -308,6 +318,12 @@ static void finish(const walk_world *w, size_t i, unsigned variant)
         f->mode = SHARED;
     if (p->op == AFL_OP_TRY || (p->op == AFL_OP_ADOPT && o[variant].answer == AFL_CONTENDED))
         f->stale = p->op == AFL_OP_ADOPT;
+    if (p->op == AFL_OP_BEAT && p->grip == AFL_GRIP_HELD && o[variant].answer == AFL_ERROR)
+        f->stale = f->lost = true;
+    if (p->op == AFL_OP_TRY)
+        f->lost = false;
+    if (p->op == AFL_OP_TRY || p->op == AFL_OP_BEAT)
+        f->due = walk_now.now + p->beat_interval / (o[variant].answer == AFL_CONTENDED ? 8 : 1);
     f->grip = (uint8_t)o[variant].grip;
     f->held = f->grip == AFL_GRIP_HELD;
     f->wanted = f->wanted && f->held && o[variant].answer != AFL_ERROR; /* what failed may be held again */
@@ -441,6 +457,10 @@ static void perform(const walk_world *w, walk_move m)
         afl_machine_yield(machine, p);
         walk_now.files[m.index].wanted = true;
         break;
+    case WALK_LOSES:
+        afl_machine_lose(machine, p, walk_now.now);
+        walk_now.files[m.index].stale = walk_now.files[m.index].lost = true;
+        break;
     }
 }
 
@@ -488,6 +508,7 @@ void walk_tell_move(const walk_world *w, walk_move m)
         [WALK_POLL] = "another poll interval",
         [WALK_KEEPING] = "keep open or not",
         [WALK_YIELDS] = "somebody outside wants",
+        [WALK_LOSES] = "lost is",
     };
     static const char *const ANSWERS[] = {"won", "contended", "pending", "error"};
     static const char *const GRIPS[] = {"none", "kept", "pending", "held"};
@@ -630,7 +651,7 @@ static void name_path(const walk_world *w, name *n, size_t i)
     put(n, (unsigned)f->held << 7 | (unsigned)f->writer << 6 | (unsigned)f->listening << 5 |
                (unsigned)f->elsewhere << 3 | (unsigned)f->mode << 4 | f->readers);
     put(n, (unsigned)p->rung << 4 | p->failures);
-    put(n, (unsigned)f->wanted << 2 | (unsigned)p->keep << 1 | p->parked);
+    put(n, (unsigned)p->lost << 3 | (unsigned)f->wanted << 2 | (unsigned)p->keep << 1 | p->parked);
     if (n->exact || p->grip == AFL_GRIP_HELD)
         name_hold(n, p);
     name_operation(n, p, f);
@@ -638,7 +659,8 @@ static void name_path(const walk_world *w, name *n, size_t i)
     put_due(n, p->pause_until);
     put_due(n, p->release_at);
     put_due(n, afl_timer_armed(&p->timer) ? p->timer.at : AFLOCK_FOREVER);
-    if (n->exact || (p->grip == AFL_GRIP_PENDING && p->beat_interval))
+    bool beats = p->grip == AFL_GRIP_PENDING || (p->grip == AFL_GRIP_HELD && !p->lost);
+    if (n->exact || (beats && p->beat_interval))
         put_due(n, p->beat_at);
     if (n->exact || p->paused)
         put_age(n, p->last_pause, walk_now.machine.config.pause_interval);

@@ -40,6 +40,7 @@ enum {
     WALK_UNCONTENDED = 1 << 18, /* there is nobody else, and the attempts succeed */
     WALK_KEEP = 1 << 19,        /* the file may stay open after a release, and whether it is to may change */
     WALK_YIELD = 1 << 21,       /* who holds hears that somebody outside wants the file */
+    WALK_LOSE = 1 << 22,        /* what is held may be lost at any time, and beats of it fail */
     WALK_PARK = 1 << 20         /* further attempts wait in the kernel; where there are errors, none can be detached */
 };
 
@@ -80,7 +81,8 @@ typedef enum walk_kind {
     WALK_LOST,
     WALK_POLL,
     WALK_KEEPING,
-    WALK_YIELDS
+    WALK_YIELDS,
+    WALK_LOSES
 } walk_kind;
 
 typedef struct walk_move {
@@ -99,7 +101,9 @@ typedef struct walk_file {
     uint8_t won_for;           /* request won_for - 1 */
     bool wanted;               /* by somebody outside, since it is held */
     uint32_t tried_need;
+    bool lost;       /* what we hold is not ours any more, and the machine knows */
     uint64_t beaten; /* when the claim was last refreshed */
+    uint64_t due;    /* when what is held is to be refreshed */
 } walk_file;
 
 typedef struct walk_state {

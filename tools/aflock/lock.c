@@ -3,7 +3,8 @@
  * A lock on a file is never unlocked here: as with flock(1) it lives in the open file description, which the command
  * and all that it starts may inherit, and ends when the last of them closes it. So after a success on a path the
  * context is kept until the process ends (aflock_ctx_free would unlock). With a descriptor of the caller's it is freed
- * at once. A marker is taken away when the command has ended.
+ * at once. A marker, asked for or fallen back to, is taken away when the command has ended; while that runs, the loop
+ * goes on refreshing a lease.
  */
 #include "lock.h"
 
@@ -13,12 +14,15 @@
 #include <aflock/epoll.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
+
+#define PATIENCE (5 * AFLOCK_SECOND) /* with a command that was told to end */
 
 typedef struct waiter {
     const options *options;
@@ -31,11 +35,17 @@ typedef struct waiter {
     int watching;   /* the wait is being shown */
     int asking;     /* who holds the lock is being found out */
     int threadless; /* no thread could be started: everything happens in the loop */
+    int marker;     /* what is held is a marker */
     int signal;     /* that ended the wait, or 0 */
+    int running;    /* the command is: signals are not for the loop */
+    int lost;       /* the lease was: LOCK_LOST, until it was told, then 1 */
+    int overdue;    /* LOCK_OVERDUE, until it was told */
     int answered;
     int status; /* the answer: 0 or AFLOCK_E... */
     int sys_errno;
+    int cleanup_errno;
     char step[32];
+    char detail[2 * PATH_MAX]; /* what the library says of files that are not as they have to be, or "" */
     progress progress;
 } waiter;
 
@@ -106,7 +116,7 @@ static void on_signal(aflock_ctx *ctx, int fd, unsigned events, void *user)
     (void)ctx;
     (void)fd;
     (void)events;
-    while (!w->signal && (number = signals_next(w->signals, &info, 0)) != 0) {
+    while (!w->running && !w->signal && (number = signals_next(w->signals, &info, 0)) != 0) {
         if (number != SIGCHLD) /* of a child that whoever became aflock had started before */
             w->signal = number;
     }
@@ -117,13 +127,34 @@ static void answer(waiter *w, int status, int sys_errno, const char *step)
     w->answered = 1;
     w->status = status;
     w->sys_errno = sys_errno;
+    w->cleanup_errno = 0;
+    w->detail[0] = '\0';
     snprintf(w->step, sizeof w->step, "%s", step ? step : "");
 }
 
 static void on_lock(aflock *lock, const aflock_result *result, void *user)
 {
+    waiter *w = user;
+
     (void)lock;
-    answer(user, result->status, result->sys_errno, result->step);
+    w->marker = result->status == 0 && result->fd < 0;
+    answer(w, result->status, result->sys_errno, result->step);
+    snprintf(w->detail, sizeof w->detail, "%s", result->detail ? result->detail : "");
+}
+
+static void on_release(aflock *lock, const aflock_result *result, void *user)
+{
+    waiter *w = user;
+
+    (void)lock;
+    answer(w, result->status, result->sys_errno, result->step);
+    w->cleanup_errno = result->cleanup_errno;
+    snprintf(w->detail, sizeof w->detail, "%s", result->detail ? result->detail : "");
+}
+
+static int may_be_a_marker(const options *o)
+{
+    return is_by_marker(o) || o->soft_fallback;
 }
 
 /* What is left of the time-out: never 0, which would be no time-out but a single attempt. */
@@ -155,9 +186,35 @@ static int open_lock(waiter *w, const char *path, int fd)
 
     aflock_options_init(&lo);
     lo.protocol = w->options->protocol;
+    if (w->options->protocol == AFLOCK_LEASE)
+        lo.duration = w->options->duration;
+    lo.soft_fallback = path && w->options->soft_fallback;
     if (w->threadless)
         lo.io = AFLOCK_IO_INLINE;
     return path ? aflock_open(&w->lock, w->ctx, path, &lo) : aflock_open_fd(&w->lock, w->ctx, fd, &lo);
+}
+
+static void on_patience_with_command_ended(aflock_ctx *ctx, void *user)
+{
+    waiter *w = user;
+
+    (void)ctx;
+    w->overdue = LOCK_OVERDUE;
+}
+
+/* Whoever has it now knows nothing of the command. */
+static void on_compromise(aflock *lock, aflock_req req, const aflock_compromise *what, void *user)
+{
+    waiter *w = user;
+
+    (void)lock;
+    (void)req;
+    complain("the lease of '%s' is lost: %s%s%s; ending the command", w->options->file,
+             aflock_compromise_name(what->reason), what->sys_errno ? ": " : "",
+             what->sys_errno ? strerror(what->sys_errno) : "");
+    w->lost = LOCK_LOST;
+    if (aflock_epoll_timer(w->ctx, PATIENCE, on_patience_with_command_ended, w) != 0)
+        w->overdue = LOCK_OVERDUE;
 }
 
 /* One request, from its start to its answer. */
@@ -171,6 +228,10 @@ static void ask(waiter *w, uint32_t flags, uint64_t timeout)
     ao.timeout = timeout;
     ao.mode = w->options->mode;
     ao.flags = flags;
+    if (w->options->protocol == AFLOCK_LEASE) {
+        ao.on_compromise = on_compromise;
+        ao.on_compromise_user = w;
+    }
     status = aflock_acquire(w->lock, &ao, on_lock, w, &w->req);
     if (status != 0)
         answer(w, status, 0, "acquire");
@@ -194,7 +255,7 @@ static void open_and_ask(waiter *w, const char *path, int fd, uint32_t flags)
         return;
     }
     ask(w, flags, timeout == AFLOCK_FOREVER ? timeout : 0);
-    if (timeout == 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal && w->options->protocol == AFLOCK_SOFT)
+    if (timeout == 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal && may_be_a_marker(w->options))
         ask(w, flags, 0); /* the attempt that breaks the marker of somebody who is gone does not take the lock */
     if (timeout > 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal)
         ask(w, flags, remaining(w));
@@ -252,6 +313,8 @@ static int lock_failed(const waiter *w)
 /* The exit status that flock(1) has for this failure. */
 static int failure_status(const waiter *w)
 {
+    if (w->status == AFLOCK_EPROTO)
+        return EX_DATAERR;
     switch (w->sys_errno ? w->sys_errno : w->status) {
     case ENOMEM:
     case AFLOCK_ENOMEM:
@@ -292,6 +355,12 @@ static const char *reason(const waiter *w)
     return w->sys_errno ? strerror(w->sys_errno) : aflock_strerror(w->status);
 }
 
+/* What would have helped. */
+static const char *advice(const waiter *w)
+{
+    return strcmp(w->step, "flock") == 0 && w->sys_errno == ENOSYS && w->options->file ? "; see --soft-fallback" : "";
+}
+
 static int failure(const waiter *w)
 {
     const options *o = w->options;
@@ -303,10 +372,15 @@ static int failure(const waiter *w)
                      target(o), w->progress.holder);
         return o->conflict_status;
     }
-    if (strcmp(w->step, "open") == 0)
+    if (w->status == AFLOCK_EMISMATCH && strcmp(w->step, "duration") == 0)
+        complain("cannot lock '%s': the lease that is there has another duration", target(o));
+    else if (w->detail[0])
+        complain("cannot lock '%s': %s", target(o), w->detail);
+    else if (strcmp(w->step, "open") == 0)
         complain("cannot open lock file '%s': %s", target(o), reason(w));
     else
-        complain("cannot %s '%s': %s: %s", lock_failed(w) ? "lock" : "open lock file", target(o), w->step, reason(w));
+        complain("cannot %s '%s': %s: %s%s", lock_failed(w) ? "lock" : "open lock file", target(o), w->step, reason(w),
+                 advice(w));
     return failure_status(w);
 }
 
@@ -423,7 +497,7 @@ static int take_file(waiter *w)
     const char *path = w->options->file;
     uint32_t flags = file_flags(w->options);
 
-    if (w->options->protocol == AFLOCK_SOFT) {
+    if (is_by_marker(w->options)) {
         wait_for(w, path, -1, AFLOCK_CREATE);
         return GO_ON;
     }
@@ -462,7 +536,7 @@ static int start(waiter *w)
 /* What is on its way when the wait ends may be a marker that was just made: it is given time to go again. */
 static uint64_t grace(const options *o)
 {
-    return o->protocol == AFLOCK_SOFT ? AFLOCK_SECOND : 0;
+    return may_be_a_marker(o) ? AFLOCK_SECOND : 0;
 }
 
 int lock_take(const options *o, const signals *s)
@@ -490,9 +564,40 @@ int lock_take(const options *o, const signals *s)
         die_by(s, w->signal);
     if (status == GO_ON && w->status != 0)
         status = failure(w);
+    if (status == GO_ON && w->marker && o->soft_fallback && o->verbose)
+        report("the file system has no flock: locked by a marker");
     if (status == GO_ON)
         report_time(o, now() - w->started);
     return status;
+}
+
+int lock_wait(const signals *s, siginfo_t *info)
+{
+    waiter *w = &the_waiter;
+    int number;
+
+    if (w->options->protocol != AFLOCK_LEASE)
+        return signals_next(s, info, 1);
+    w->running = 1;
+    if (w->lost != LOCK_LOST && !w->overdue) {
+        if ((number = signals_next(s, info, 0)) != 0)
+            return number;
+        (void)aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER);
+    }
+    if (w->lost == LOCK_LOST) {
+        w->lost = 1;
+        return LOCK_LOST;
+    }
+    if (w->overdue) {
+        w->overdue = 0;
+        return LOCK_OVERDUE;
+    }
+    return signals_next(s, info, 0);
+}
+
+int lock_is_lost(void)
+{
+    return the_waiter.lost != 0;
 }
 
 void lock_give_back(void)
@@ -500,15 +605,19 @@ void lock_give_back(void)
     waiter *w = &the_waiter;
     int status;
 
-    if (w->options->protocol != AFLOCK_SOFT)
+    if (!w->marker)
         return;
+    w->running = 0;
     w->answered = w->contended = 0;
-    status = aflock_release(w->lock, w->req, on_lock, w);
+    status = aflock_release(w->lock, w->req, on_release, w);
     if (status != 0)
         answer(w, status, 0, "release");
     run(w);
     if (w->answered && w->status != 0)
-        complain("cannot remove the marker '%s': %s: %s", target(w->options), w->step, reason(w));
+        complain("cannot remove the %s '%s': %s: %s", w->options->protocol == AFLOCK_SOFT ? "marker" : "claims on",
+                 target(w->options), w->step, reason(w));
+    else if (w->answered && w->cleanup_errno && w->options->protocol == AFLOCK_STRICT)
+        complain("cannot remove a claim on '%s' yet: %s", target(w->options), strerror(w->cleanup_errno));
     (void)aflock_ctx_free(w->ctx, grace(w->options));
     if (w->signal)
         die_by(w->signals, w->signal);

@@ -9,8 +9,21 @@
  * ends; or the status to exit with, the reason having been said. Does not return when a signal ends the wait. */
 int lock_take(const options *o, const signals *s);
 
-/* Takes the marker of --soft away; other locks end with the descriptors that carry them. Does not return when a signal
- * ends that. */
+/* What can happen while the command runs, beside signals. */
+enum {
+    LOCK_LOST = -1,   /* once: the lease; the reason was said */
+    LOCK_OVERDUE = -2 /* once: some seconds later */
+};
+
+/* Waits for what happens next, and keeps a lease alive meanwhile: the number of one of s->watched, 0 (nothing, after
+ * all), or one of the above. */
+int lock_wait(const signals *s, siginfo_t *info);
+
+/* Whether the lease was lost. */
+int lock_is_lost(void);
+
+/* Takes away what is a marker, or claims; other locks end with the descriptors that carry them. Does not return when a
+ * signal ends that. */
 void lock_give_back(void);
 
 #endif

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -20,10 +21,40 @@
 /* One question, and where its answer goes. */
 typedef struct question {
     aflock_holder *holder;
-    char *host; /* LOOK_HOST bytes, or NULL */
+    look *look; /* where texts are kept; NULL: they are not */
     int answered;
     int error; /* of a removal */
 } question;
+
+/* They live during the callback only. 0, or AFLOCK_ENOMEM. */
+static int copy_claims(look *l, const aflock_holder *holder)
+{
+    l->left_out = holder->claims_left_out;
+    snprintf(l->problem, sizeof l->problem, "%s", holder->detail ? holder->detail : "");
+    if (holder->claim_count == 0)
+        return 0;
+    l->claims = calloc(holder->claim_count, sizeof *l->claims);
+    if (!l->claims)
+        return AFLOCK_ENOMEM;
+    l->claim_count = holder->claim_count;
+    for (size_t i = 0; i < l->claim_count; i++) {
+        const aflock_claim *from = &holder->claims[i];
+        look_claim *to = &l->claims[i];
+
+        snprintf(to->name, sizeof to->name, "%s", from->name);
+        snprintf(to->host, sizeof to->host, "%s", from->host);
+        to->held = from->held;
+        to->valid = *from->token != '\0';
+        to->owner = (aflock_holder){.pid = from->pid,
+                                    .host = to->host,
+                                    .age = from->age,
+                                    .here = from->here,
+                                    .gone = from->gone,
+                                    .count = 1,
+                                    .mode = AFLOCK_EXCLUSIVE};
+    }
+    return 0;
+}
 
 static void on_seen(aflock *lock, const aflock_holder *holder, void *user)
 {
@@ -31,9 +62,17 @@ static void on_seen(aflock *lock, const aflock_holder *holder, void *user)
 
     (void)lock;
     *q->holder = *holder;
-    q->holder->host = q->host;
-    if (q->host)
-        snprintf(q->host, LOOK_HOST, "%s", holder->host);
+    q->holder->host = q->holder->token = NULL;
+    if (q->look) {
+        snprintf(q->look->host, sizeof q->look->host, "%s", holder->host);
+        snprintf(q->look->token, sizeof q->look->token, "%s", holder->token);
+        q->holder->host = q->look->host;
+        q->holder->token = q->look->token;
+    }
+    if (q->look && copy_claims(q->look, holder) != 0)
+        q->holder->status = AFLOCK_ENOMEM;
+    q->holder->claims = NULL;
+    q->holder->detail = NULL;
     q->answered = 1;
 }
 
@@ -54,7 +93,8 @@ static int open_lock(const look *l, aflock_protocol protocol, aflock **lock)
     aflock_options_init(&lo);
     lo.protocol = protocol;
     lo.io = AFLOCK_IO_INLINE;
-    return protocol == AFLOCK_SOFT ? aflock_open(lock, l->ctx, l->path, &lo) : aflock_open_fd(lock, l->ctx, l->fd, &lo);
+    return protocol == AFLOCK_SOFT || protocol == AFLOCK_STRICT ? aflock_open(lock, l->ctx, l->path, &lo)
+                                                                : aflock_open_fd(lock, l->ctx, l->fd, &lo);
 }
 
 static int wait_for_answer(const look *l, const question *q)
@@ -66,9 +106,9 @@ static int wait_for_answer(const look *l, const question *q)
     return status;
 }
 
-static int ask(const look *l, aflock_protocol protocol, aflock_holder *holder, char *host)
+static int ask(look *l, aflock_protocol protocol, aflock_holder *holder, look *texts)
 {
-    question q = {.holder = holder, .host = host};
+    question q = {.holder = holder, .look = texts};
     aflock *lock = NULL;
     int status = open_lock(l, protocol, &lock);
 
@@ -78,6 +118,15 @@ static int ask(const look *l, aflock_protocol protocol, aflock_holder *holder, c
         status = wait_for_answer(l, &q);
     (void)aflock_close(lock);
     return status != 0 ? status : holder->status;
+}
+
+/* What does not follow the protocol is shown, too. */
+static int ask_claims(look *l)
+{
+    int status = ask(l, AFLOCK_STRICT, &l->holder, l);
+
+    l->marker = MARKER_STRICT;
+    return status == AFLOCK_EPROTO ? 0 : status;
 }
 
 /* Only of regular files: whatever else is there is no marker. */
@@ -94,10 +143,12 @@ static int ask_marker(look *l)
         l->marker = MARKER_UNREAD;
         return 0;
     }
-    status = ask(l, AFLOCK_SOFT, &l->soft, l->host);
+    status = ask(l, AFLOCK_SOFT, &l->holder, l);
+    if (status == 0 && l->holder.record == AFLOCK_RECORD_SENTINEL)
+        return ask_claims(l);
     if (status == AFLOCK_ENAMETOOLONG) /* of what a marker may be called */
         return 0;
-    if (status == 0 && l->soft.held && l->soft.pid > 0)
+    if (status == 0 && l->holder.held && l->holder.pid > 0)
         l->marker = MARKER_HOLDER;
     return status;
 }
@@ -151,6 +202,7 @@ int look_at(look *l, const char *path)
 void look_end(look *l)
 {
     (void)aflock_ctx_free(l->ctx, 0);
+    free(l->claims);
     if (l->fd >= 0)
         close(l->fd);
 }
@@ -164,18 +216,29 @@ int look_is_stale(const look *l)
            now.st_mtim.tv_nsec != l->st.st_mtim.tv_nsec;
 }
 
-int look_break(look *l)
+/* `claim` NULL: the marker. */
+static int take_away(look *l, const char *claim)
 {
     question q = {.error = 0};
     aflock *lock = NULL;
-    int status = open_lock(l, AFLOCK_SOFT, &lock);
+    int status = open_lock(l, claim ? AFLOCK_STRICT : AFLOCK_SOFT, &lock);
 
     if (status == 0)
-        status = aflock_break(lock, on_broken, &q);
+        status = claim ? aflock_break_claim(lock, claim, on_broken, &q) : aflock_break(lock, on_broken, &q);
     if (status == 0)
         status = wait_for_answer(l, &q);
     (void)aflock_close(lock);
     return status != 0 ? EIO : q.error;
+}
+
+int look_break(look *l)
+{
+    return take_away(l, NULL);
+}
+
+int look_break_claim(look *l, const char *name)
+{
+    return take_away(l, name);
 }
 
 size_t look_command(const aflock_holder *holder, char words[LOOK_COMMAND + 1])

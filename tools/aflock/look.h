@@ -10,10 +10,20 @@ typedef enum marker {
     MARKER_NONE,   /* nothing there that could be one: no file, or no regular one */
     MARKER_UNREAD, /* a file that may not be read */
     MARKER_NOBODY, /* a file that names no holder: that of a native lock, most likely, or any other */
-    MARKER_HOLDER  /* names its holder */
+    MARKER_HOLDER, /* names its holder */
+    MARKER_STRICT  /* says that there are claims of a strict lock beside it, or may be */
 } marker;
 
-enum { LOOK_HOST = 256, LOOK_COMMAND = 4096 };
+/* A claim of a strict lock, and the whole of them. */
+typedef struct look_claim {
+    char name[256];
+    int held;            /* or an intent */
+    int valid;           /* 0: it is none, by its name or its content, and what is said of its owner does not count */
+    aflock_holder owner; /* pid, host, age, here, gone */
+    char host[512];      /* owner.host */
+} look_claim;
+
+enum { LOOK_HOST = 256, LOOK_TOKEN = 64, LOOK_COMMAND = 4096 };
 
 typedef struct look {
     const char *path;
@@ -21,9 +31,16 @@ typedef struct look {
     int fd;         /* O_PATH: keeps what was seen from being replaced unnoticed; -1: nothing is there */
     struct stat st; /* of that */
     marker marker;
-    aflock_holder soft; /* with MARKER_HOLDER */
+    aflock_holder holder; /* with MARKER_HOLDER */
     aflock_holder native, ofd;
-    char host[LOOK_HOST]; /* soft.host */
+    char host[LOOK_HOST];   /* holder.host, */
+    char token[LOOK_TOKEN]; /* ... and its token */
+
+    /* with MARKER_STRICT */
+    look_claim *claims; /* by name */
+    size_t claim_count;
+    uint32_t left_out;  /* and so many more */
+    char problem[8192]; /* what among them does not follow the protocol, or "" */
 } look;
 
 /* Looks, without following a symbolic link at the path and without opening the file, but to read it if it is a regular
@@ -34,8 +51,9 @@ void look_end(look *l);
 /* Does the path name another file by now, or one that was written since? */
 int look_is_stale(const look *l);
 
-/* Takes the marker away. 0, or an errno. */
+/* Takes the marker, or a claim of a strict lock, away. 0, or an errno. */
 int look_break(look *l);
+int look_break_claim(look *l, const char *name);
 
 /* The words of a process of this host, each with a zero behind it; LOOK_COMMAND bytes of them at most. Their length; 0:
  * it has none or they cannot be read. */

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <sysexits.h>
 
-enum { OPTION_VERBOSE = CHAR_MAX + 1, OPTION_FCNTL, OPTION_SOFT };
+enum { OPTION_VERBOSE = CHAR_MAX + 1, OPTION_FCNTL, OPTION_SOFT, OPTION_SOFT_FALLBACK, OPTION_STRICT, OPTION_LEASE };
 
 static const struct option long_options[] = {
     {"shared", no_argument, NULL, 's'},
@@ -29,6 +29,9 @@ static const struct option long_options[] = {
     {"no-fork", no_argument, NULL, 'F'},
     {"fcntl", no_argument, NULL, OPTION_FCNTL},
     {"soft", no_argument, NULL, OPTION_SOFT},
+    {"soft-fallback", no_argument, NULL, OPTION_SOFT_FALLBACK},
+    {"strict", no_argument, NULL, OPTION_STRICT},
+    {"lease", required_argument, NULL, OPTION_LEASE},
     {"verbose", no_argument, NULL, OPTION_VERBOSE},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -41,11 +44,11 @@ static const char help_text[] =
     "  aflock [options] FILE|DIRECTORY -c STRING\n"
     "  aflock [options] NUMBER\n"
     "  aflock status [--json] PATH\n"
-    "  aflock break [--force] PATH\n"
+    "  aflock break [--force] [--claim NAME] PATH\n"
     "\n"
     "Runs a command while holding a file lock, or locks an open descriptor.\n"
     "A drop-in for flock(1). status says who holds a lock, break takes away the\n"
-    "marker that a soft lock has left behind.\n"
+    "marker that a soft lock has left behind, or a claim of a strict one.\n"
     "\n"
     "  -s, --shared                   take a shared lock\n"
     "  -x, -e, --exclusive            take an exclusive lock (default)\n"
@@ -58,12 +61,17 @@ static const char help_text[] =
     "  -c, --command STRING           run STRING with $SHELL or /bin/sh; after FILE\n"
     "      --fcntl                    open-file-description lock on the whole file\n"
     "      --soft                     lock by a marker: a file that names its holder\n"
+    "      --soft-fallback            do so where the file system has no flock(2)\n"
+    "      --strict                   lock by claims, which are never taken for left behind\n"
+    "      --lease SECONDS            by a marker that is void so long after its holder stopped\n"
+    "                                 refreshing it; who loses it is ended\n"
     "      --verbose                  say how long the lock took, and who holds it meanwhile\n"
     "  -h, --help                     show this text\n"
     "  -V, --version                  show the version\n"
     "\n"
     "      --json                     status: for programs\n"
     "      --force                    break: even if the holder may be alive\n"
+    "      --claim NAME               break: this claim of a strict lock, see status\n"
     "\n"
     "status, break, append, replace, update and verify are reserved words: for a file\n"
     "of that name write ./status, or -- before it, and so on. More in aflock(1).\n";
@@ -139,7 +147,8 @@ static int parse_conflict_status(options *o, const char *text)
 
 /* What the options say before they are weighed against each other. */
 struct waiting {
-    int fcntl, soft;
+    int fcntl;
+    const char *marker; /* the option that asks for one */
     int nonblock;
     const char *not_a_time; /* the argument of -w, if it is a number but no time */
     uint64_t timeout;
@@ -199,6 +208,29 @@ static int option_error(int option, const char *word)
     return usage_error();
 }
 
+static int parse_duration(options *o, const char *text)
+{
+    int error = parse_seconds(text, &o->duration);
+
+    if (error == 0 && o->duration >= 100 * AFLOCK_MILLISECOND && o->duration <= AFLOCK_FOREVER / 4)
+        return GO_ON;
+    complain(error == EINVAL ? "invalid duration of a lease: '%s'"
+                             : "duration of a lease out of range (0.1 or more): '%s'",
+             text);
+    return EX_USAGE;
+}
+
+/* One kind of marker at a time. */
+static int take_marker(struct waiting *w, const char *option)
+{
+    if (w->marker && strcmp(w->marker, option) != 0) {
+        complain("the --%s and --%s options are incompatible", w->marker, option);
+        return EX_USAGE;
+    }
+    w->marker = option;
+    return GO_ON;
+}
+
 static int parse_option(options *o, struct waiting *w, int option, const char *word)
 {
     switch (option) {
@@ -232,9 +264,17 @@ static int parse_option(options *o, struct waiting *w, int option, const char *w
         o->protocol = AFLOCK_OFD;
         return GO_ON;
     case OPTION_SOFT:
-        w->soft = 1;
         o->protocol = AFLOCK_SOFT;
-        return GO_ON;
+        return take_marker(w, "soft");
+    case OPTION_SOFT_FALLBACK:
+        o->soft_fallback = 1;
+        return take_marker(w, "soft-fallback");
+    case OPTION_STRICT:
+        o->protocol = AFLOCK_STRICT;
+        return take_marker(w, "strict");
+    case OPTION_LEASE:
+        o->protocol = AFLOCK_LEASE;
+        return parse_duration(o, optarg) == GO_ON ? take_marker(w, "lease") : EX_USAGE;
     case OPTION_VERBOSE:
         o->verbose = 1;
         return GO_ON;
@@ -276,7 +316,7 @@ static int parse_command(options *o, int count, char **words)
 }
 
 /* The operands: `quoted` when they stand behind "--". */
-static int parse_operands(options *o, int count, char **words, int quoted)
+static int parse_operands(options *o, const char *marker, int count, char **words, int quoted)
 {
     const struct reserved *reserved;
 
@@ -292,8 +332,9 @@ static int parse_operands(options *o, int count, char **words, int quoted)
                  words[0]);
         return EX_USAGE;
     }
-    if (count == 1 && o->protocol == AFLOCK_SOFT) {
-        complain("--soft requires a file and a command; a descriptor has no marker");
+    if (count == 1 && marker) {
+        complain("--%s requires a file and a command; a descriptor has no %s", marker,
+                 o->protocol == AFLOCK_STRICT ? "claims" : "marker");
         return EX_USAGE;
     }
     if (count == 1)
@@ -312,27 +353,49 @@ static int check_timeout(options *o, const struct waiting *w)
     return GO_ON;
 }
 
+int is_by_marker(const options *o)
+{
+    return o->protocol == AFLOCK_SOFT || o->protocol == AFLOCK_STRICT || o->protocol == AFLOCK_LEASE;
+}
+
 /* A marker is held alone, by aflock itself, and as long as aflock is there to take it away: no descriptor carries it.
  */
-static int check_soft(const options *o, const struct waiting *w)
+static int check_marker(const options *o, const struct waiting *w)
 {
-    const char *other = w->fcntl                   ? "fcntl"
-                        : o->mode == AFLOCK_SHARED ? "shared"
-                        : o->unlock                ? "unlock"
-                        : o->close                 ? "close"
-                        : o->no_fork               ? "no-fork"
-                                                   : NULL;
+    const char *other = w->fcntl                      ? "fcntl"
+                        : o->mode == AFLOCK_SHARED    ? "shared"
+                        : o->unlock                   ? "unlock"
+                        : o->close && is_by_marker(o) ? "close"
+                        : o->no_fork                  ? "no-fork"
+                                                      : NULL;
 
-    if (!w->soft || !other)
+    if (!w->marker || !other)
         return GO_ON;
-    complain("the --soft and --%s options are incompatible", other);
+    complain("the --%s and --%s options are incompatible", w->marker, other);
     return EX_USAGE;
 }
 
-/* "status" and "break": their option, wherever it stands, and one path. */
+/* "--claim NAME" or "--claim=NAME" of "break": the number of words that it takes; 0: it is another one. */
+static int parse_claim(options *o, char **words)
+{
+    static const char option[] = "--claim";
+    const size_t length = sizeof option - 1;
+
+    if (o->action != ACTION_BREAK || strncmp(*words, option, length) != 0)
+        return 0;
+    if ((*words)[length] == '=')
+        o->claim = *words + length + 1;
+    else if ((*words)[length] == '\0' && words[1])
+        o->claim = words[1];
+    else
+        return 0;
+    return o->claim == words[1] ? 2 : 1;
+}
+
+/* "status" and "break": their options, wherever they stand, and one path. */
 static int parse_action(options *o, const struct reserved *reserved, char **words)
 {
-    int only_operands = 0;
+    int only_operands = 0, taken;
 
     o->action = reserved->action;
     for (; *words; words++) {
@@ -349,6 +412,11 @@ static int parse_action(options *o, const struct reserved *reserved, char **word
         } else if (strcmp(*words, reserved->option) == 0) {
             o->json = o->action == ACTION_STATUS;
             o->force = o->action == ACTION_BREAK;
+        } else if ((taken = parse_claim(o, words)) > 0) {
+            words += taken - 1;
+        } else if (o->action == ACTION_BREAK && strcmp(*words, "--claim") == 0) {
+            complain("option '--claim' requires an argument");
+            return usage_error();
         } else {
             complain("'%s' knows no option '%s'", reserved->word, *words);
             return usage_error();
@@ -364,7 +432,7 @@ int options_parse(options *o, int argc, char **argv)
 {
     const struct reserved *reserved;
     struct waiting w = {.timeout = AFLOCK_FOREVER};
-    int option, status, at = 1;
+    int option, status, quoted, at = 1;
 
     *o = (options){.mode = AFLOCK_EXCLUSIVE, .protocol = AFLOCK_NATIVE, .conflict_status = 1, .fd = -1};
     if (argc < 2) {
@@ -383,9 +451,10 @@ int options_parse(options *o, int argc, char **argv)
         complain("the --no-fork and --close options are incompatible");
         return EX_USAGE;
     }
-    if ((status = check_soft(o, &w)) != GO_ON)
+    if ((status = check_marker(o, &w)) != GO_ON)
         return status;
-    if ((status = parse_operands(o, argc - optind, argv + optind, strcmp(argv[optind - 1], "--") == 0)) != GO_ON)
+    quoted = strcmp(argv[optind - 1], "--") == 0;
+    if ((status = parse_operands(o, w.marker, argc - optind, argv + optind, quoted)) != GO_ON)
         return status;
     return check_timeout(o, &w);
 }

@@ -7,6 +7,7 @@
  */
 #include "run.h"
 
+#include "lock.h"
 #include "message.h"
 
 #include <errno.h>
@@ -66,6 +67,14 @@ static int open_gate(pid_t child, const signals *s, int gate)
     return 0;
 }
 
+/* The lease was lost: the command has to end, and is given some time to do so. */
+static void end_command(pid_t child, int event)
+{
+    (void)kill(child, event == LOCK_LOST ? SIGTERM : SIGKILL);
+    if (event == LOCK_LOST)
+        (void)kill(child, SIGCONT); /* a stopped one hears nothing */
+}
+
 /* Waits for the child; passes signals on. `seen` collects those that aflock got. */
 static int wait_for_command(pid_t child, const signals *s, sigset_t *seen, int *status)
 {
@@ -75,9 +84,13 @@ static int wait_for_command(pid_t child, const signals *s, sigset_t *seen, int *
 
     sigemptyset(seen);
     while ((reaped = waitpid(child, status, WNOHANG)) == 0) {
-        number = signals_next(s, &info, 1); /* CHLD ends the wait too */
+        number = lock_wait(s, &info); /* CHLD ends the wait too */
         if (number == 0 || number == SIGCHLD)
             continue;
+        if (number < 0) {
+            end_command(child, number);
+            continue;
+        }
         sigaddset(seen, number);
         if (signals_for_us_alone(&info))
             (void)kill(child, number); /* not reaped yet, so the pid is still its own */
@@ -90,6 +103,8 @@ static int wait_for_command(pid_t child, const signals *s, sigset_t *seen, int *
 
 static int command_status(const sigset_t *seen, int status, int *ended_by)
 {
+    if (lock_is_lost())
+        return EX_TEMPFAIL;
     if (WIFEXITED(status))
         return WEXITSTATUS(status);
     /* What ended the command was meant for aflock as well. Shells stop a script and service managers call a stop clean

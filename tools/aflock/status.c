@@ -21,7 +21,7 @@ enum { FREE = EX_OK, HELD = 1 };
 
 static int is_held(const look *l)
 {
-    return l->marker == MARKER_HOLDER || l->native.held || l->ofd.held;
+    return l->marker == MARKER_HOLDER || l->claim_count > 0 || *l->problem || l->native.held || l->ofd.held;
 }
 
 /* ------------------------------------------------------------------------------------------------------------ text */
@@ -60,17 +60,52 @@ static void describe_kernel_holder(const aflock_holder *holder, char *out, size_
     snprintf(out, size, "pid %" PRId64 "%s%s", holder->pid, command, others);
 }
 
-static void describe_marker(const look *l, char *out, size_t size)
+static const char *protocol_of(const look *l)
 {
-    char command[512];
+    switch (l->holder.record) {
+    case AFLOCK_RECORD_LEASE:
+        return "lease";
+    case AFLOCK_RECORD_OTHER:
+        return "other";
+    default:
+        return "soft";
+    }
+}
 
-    describe_command(&l->soft, command, sizeof command);
-    snprintf(out, size, "pid %" PRId64 "%s on %s%s, for %" PRIu64 " s", l->soft.pid, command,
-             *l->host ? l->host : "a host without a name",
-             l->soft.gone   ? ", which has ended"
-             : l->soft.here ? ""
-                            : ", another host",
-             l->soft.age / AFLOCK_SECOND);
+/* Since when; a lease also says for how long. Fractions as they are: "30", "0.25". */
+static void describe_age(const aflock_holder *holder, char *out, size_t size)
+{
+    const double age = (double)holder->age / (double)AFLOCK_SECOND;
+    const double duration = (double)holder->duration / (double)AFLOCK_SECOND;
+
+    if (holder->record != AFLOCK_RECORD_LEASE)
+        snprintf(out, size, ", for %" PRIu64 " s", holder->age / AFLOCK_SECOND);
+    else
+        snprintf(out, size, ", refreshed %.1f s ago, %s of %.9g s", age,
+                 age >= duration ? "beyond the duration" : "a lease", duration);
+}
+
+/* Whom a marker or a claim names. */
+static void describe_owner(const aflock_holder *owner, char *out, size_t size)
+{
+    char command[512], age[96];
+
+    describe_command(owner, command, sizeof command);
+    describe_age(owner, age, sizeof age);
+    snprintf(out, size, "pid %" PRId64 "%s on %s%s%s", owner->pid, command,
+             *owner->host ? owner->host : "a host without a name",
+             owner->gone   ? ", which has ended"
+             : owner->here ? ""
+                           : ", another host",
+             age);
+}
+
+static void describe_claim(const look_claim *claim, char *out, size_t size)
+{
+    if (claim->valid)
+        describe_owner(&claim->owner, out, size);
+    else
+        snprintf(out, size, "nobody who can be told; it is no claim");
 }
 
 static void show_kernel_lock(const look *l, const char *protocol, const aflock_holder *holder)
@@ -84,6 +119,27 @@ static void show_kernel_lock(const look *l, const char *protocol, const aflock_h
                who);
 }
 
+/* Each claim keeps everybody out, and is what `break --claim` takes. */
+static void show_claims(const look *l)
+{
+    char who[WHO];
+
+    if (l->holder.held && l->holder.pid > 0) {
+        describe_owner(&l->holder, who, sizeof who);
+        print_line("%s: held (strict) by %s", l->path, who);
+    } else if (is_held(l)) {
+        print_line("%s: blocked (strict): nobody holds it, and nobody can have it", l->path);
+    }
+    if (*l->problem)
+        print_line("%s: it does not follow the protocol: %s", l->path, l->problem);
+    for (size_t i = 0; i < l->claim_count; i++) {
+        describe_claim(&l->claims[i], who, sizeof who);
+        print_line("%s: claim %s of %s", l->path, l->claims[i].name, who);
+    }
+    if (l->left_out > 0)
+        print_line("%s: and %" PRIu32 " more", l->path, l->left_out);
+}
+
 static void show_text(const look *l)
 {
     char who[WHO];
@@ -91,9 +147,11 @@ static void show_text(const look *l)
     show_kernel_lock(l, "native", &l->native);
     show_kernel_lock(l, "ofd", &l->ofd);
     if (l->marker == MARKER_HOLDER) {
-        describe_marker(l, who, sizeof who);
-        print_line("%s: held (soft) by %s", l->path, who);
+        describe_owner(&l->holder, who, sizeof who);
+        print_line("%s: held (%s) by %s", l->path, protocol_of(l), who);
     }
+    if (l->marker == MARKER_STRICT)
+        show_claims(l);
     if (is_held(l))
         return;
     print_line("%s: free%s", l->path,
@@ -164,13 +222,48 @@ static void write_lock(FILE *out, const char *protocol, const aflock_holder *hol
         write_string(out, holder->host);
         fprintf(out, ",\"here\":%s,\"gone\":%s,\"age\":%" PRIu64 ".%03u", truth(holder->here), truth(holder->gone),
                 holder->age / AFLOCK_SECOND, (unsigned)(holder->age % AFLOCK_SECOND / AFLOCK_MILLISECOND));
+        if (holder->record == AFLOCK_RECORD_LEASE) {
+            fprintf(out, ",\"duration\":%.9g,\"token\":", (double)holder->duration / (double)AFLOCK_SECOND);
+            write_string(out, holder->token);
+        }
     }
     putc('}', out);
 }
 
+static void write_claim(FILE *out, const look_claim *claim)
+{
+    const aflock_holder *owner = &claim->owner;
+
+    fputs("{\"name\":", out);
+    write_string(out, claim->name);
+    fprintf(out, ",\"state\":%s", !claim->valid ? "null" : claim->held ? "\"held\"" : "\"intent\"");
+    if (claim->valid) {
+        fprintf(out, ",\"pid\":%" PRId64 ",\"host\":", owner->pid);
+        write_string(out, claim->host);
+    } else {
+        fputs(",\"pid\":null,\"host\":null", out);
+    }
+    fprintf(out, ",\"here\":%s,\"gone\":%s,\"age\":%" PRIu64 ".%03u}", truth(owner->here), truth(owner->gone),
+            owner->age / AFLOCK_SECOND, (unsigned)(owner->age % AFLOCK_SECOND / AFLOCK_MILLISECOND));
+}
+
+static void write_claims(FILE *out, const look *l)
+{
+    fputs(",\"claims\":[", out);
+    for (size_t i = 0; i < l->claim_count; i++) {
+        fputs(i > 0 ? "," : "", out);
+        write_claim(out, &l->claims[i]);
+    }
+    fprintf(out, "],\"more_claims\":%" PRIu32 ",\"problem\":", l->left_out);
+    if (*l->problem)
+        write_string(out, l->problem);
+    else
+        fputs("null", out);
+}
+
 static void write_json(FILE *out, const look *l)
 {
-    static const char *const markers[] = {"none", "unread", "nobody", "holder"};
+    static const char *const markers[] = {"none", "unread", "nobody", "holder", "strict"};
     const char *comma = "";
 
     fputs("{\"path\":", out);
@@ -182,8 +275,13 @@ static void write_json(FILE *out, const look *l)
     if (l->ofd.held)
         write_lock(out, "ofd", &l->ofd, &comma);
     if (l->marker == MARKER_HOLDER)
-        write_lock(out, "soft", &l->soft, &comma);
-    fputs("]}\n", out);
+        write_lock(out, protocol_of(l), &l->holder, &comma);
+    if (l->marker == MARKER_STRICT && l->holder.held && l->holder.pid > 0)
+        write_lock(out, "strict", &l->holder, &comma);
+    fputs("]", out);
+    if (l->marker == MARKER_STRICT)
+        write_claims(out, l);
+    fputs("}\n", out);
 }
 
 static int show_json(const look *l)
@@ -244,6 +342,8 @@ static const char *no_marker(const look *l)
         return "it cannot be read";
     case MARKER_NOBODY:
         return "it names no holder";
+    case MARKER_STRICT:
+        return "it is a strict lock, whose claims are broken one by one (--claim)";
     default:
         return NULL;
     }
@@ -256,13 +356,17 @@ static int break_marker(const options *o, look *l)
     int error;
 
     if (why) {
-        complain("'%s' is left alone, it is no marker of a soft lock: %s", l->path, why);
+        complain("'%s' is left alone, it is no marker: %s", l->path, why);
+        for (size_t i = 0; i < l->claim_count; i++) {
+            describe_claim(&l->claims[i], who, sizeof who);
+            complain("--claim %s: of %s", l->claims[i].name, who);
+        }
         return EX_DATAERR;
     }
-    describe_marker(l, who, sizeof who);
-    if (!l->soft.gone && !o->force) {
+    describe_owner(&l->holder, who, sizeof who);
+    if (!l->holder.gone && !o->force) {
         complain("'%s' is held by %s; %s: --force breaks it all the same", l->path, who,
-                 l->soft.here ? "it may be alive" : "whether it is alive cannot be told from here");
+                 l->holder.here ? "it may be alive" : "whether it is alive cannot be told from here");
         return HELD;
     }
     if (look_is_stale(l)) {
@@ -278,12 +382,53 @@ static int break_marker(const options *o, look *l)
     return EX_OK;
 }
 
+static const look_claim *find_claim(const look *l, const char *name)
+{
+    for (size_t i = 0; i < l->claim_count; i++) {
+        if (strcmp(l->claims[i].name, name) == 0)
+            return &l->claims[i];
+    }
+    return NULL;
+}
+
+/* Nothing but this one claim: what a strict lock is made of is never taken for left behind by itself. */
+static int break_claim(const options *o, look *l)
+{
+    const look_claim *claim = find_claim(l, o->claim);
+    char who[WHO];
+    int error;
+
+    if (l->marker != MARKER_STRICT) {
+        complain("'%s' is left alone, it is no strict lock", l->path);
+        return EX_DATAERR;
+    }
+    if (!claim) {
+        complain("'%s' has no claim '%s'", l->path, o->claim);
+        return EX_DATAERR;
+    }
+    describe_claim(claim, who, sizeof who);
+    if (!claim->owner.gone && !o->force) {
+        complain("the claim '%s' is of %s; %s: --force breaks it all the same", claim->name, who,
+                 claim->owner.here ? "it may be alive" : "whether it is alive cannot be told from here");
+        return HELD;
+    }
+    error = look_break_claim(l, claim->name);
+    if (error != 0) {
+        complain("cannot remove '%s': %s", claim->name, strerror(error));
+        return EX_OSERR;
+    }
+    print_line("%s: broken: claim %s of %s", l->path, claim->name, who);
+    return EX_OK;
+}
+
 int status_break(const options *o)
 {
     look l;
     int status = look_at(&l, o->file);
 
-    if (status == GO_ON && l.fd < 0) {
+    if (status == GO_ON && o->claim) {
+        status = break_claim(o, &l);
+    } else if (status == GO_ON && l.fd < 0) {
         print_line("%s: there is no marker", l.path);
         status = EX_OK;
     } else if (status == GO_ON) {

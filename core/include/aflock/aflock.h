@@ -99,7 +99,8 @@ extern "C" {
     X(ENOTHELD, -1028, "the request does not hold the lock")                                \
     X(EHELD, -1029, "the request holds the lock already")                                   \
     X(EREFUSED, -1030, "the caller's on_acquired function refused")                         \
-    X(EREPLACED, -1031, "the path no longer names the locked file")
+    X(EREPLACED, -1031, "the path no longer names the locked file")                         \
+    X(ECOMPROMISED, -1032, "the lease was lost")
 
 enum {
 #define AFLOCK_ERROR_ENUM(name, number, message) AFLOCK_##name = (number),
@@ -124,13 +125,31 @@ typedef enum aflock_protocol {
     AFLOCK_NATIVE = 0, /* flock(2): excludes flock(1), Python's FileLock and portalocker's Lock */
     AFLOCK_OFD = 1,    /* open-file-description lock on the whole file: excludes flock --fcntl and fcntl users;
                           exclusive needs a file open for writing (else AFLOCK_ESYS with EBADF) */
-    AFLOCK_SOFT = 2 /* a marker: the lock is that the file exists, and its content says who holds it; excludes Python's
+    AFLOCK_SOFT = 2, /* a marker: the lock is that the file exists, and its content says who holds it; excludes Python's
                        SoftFileLock (py-filelock 3.32). For file systems whose kernel locks do not work, and for
                        locks that name their holder. Exclusive only, without a descriptor (AFLOCK_ENOTSUP); what a
                        request says about descriptors is AFLOCK_EINVAL. The marker of a holder that is provably gone
                        is broken: one of this host (by name: hosts, containers too, must have names of their own)
                        whose process does not exist any more. What is no record is broken when it is 2 s old; nothing
                        else ever is. The last component has at most 200 bytes */
+    AFLOCK_STRICT = 3, /* claims in a folder; excludes Python's StrictSoftFileLock (py-filelock 3.32). For file systems
+                         whose kernel locks do not work, where two holders at a time would be worse than none. Nothing
+                         is ever taken from anybody: not by age, nor because a process is gone. What a holder leaves
+                         that is killed keeps everybody out until an operator takes it away (aflock_inspect lists the
+                         claims, aflock_break_claim removes one). Needs hard links. The path itself becomes a file that
+                         stays, as does the directory with the claims, PATH.filelock; if the path is any other file,
+                         nobody gets the lock. What does not follow the protocol is never passed over: AFLOCK_EPROTO,
+                         and aflock_result.detail names it. Otherwise as AFLOCK_SOFT: exclusive only, without a
+                         descriptor, at most 200 bytes. A release that cannot take both claims of the hold away leaves
+                         it held if nothing is gone; otherwise it has ended (status 0), cleanup_errno says why the rest
+                         still keeps others out, and it is tried again until it is gone */
+    AFLOCK_LEASE = 4   /* a marker that expires: the holder refreshes it (aflock_options.heartbeat), and who finds it
+                          aflock_options.duration old takes it, whether the holder lives or not: excludes Python's
+                          SoftFileLease (py-filelock 3.32). Two may hold at a time, by contract: the one who lost it is
+                          told (aflock_acquire_options.on_compromise), and goes on until he heeds it. All who use the path
+                          must agree on the duration; who does not is answered AFLOCK_EMISMATCH. The age of a marker is
+                          this host's clock less the file's time: clocks that differ by more than two thirds of the
+                          duration break live holders. Otherwise as AFLOCK_SOFT */
 } aflock_protocol;
 
 /* Where attempts run. If one lock on a path has AFLOCK_IO_POOL, it holds for all of them. */
@@ -168,8 +187,13 @@ typedef struct aflock_result {
     uint32_t attempts; /* made on disk for this request; 0 = handed on by, or shared with, a holder of this context */
     uint64_t waited;   /* ns from the acquire until it was decided */
     void *owner;
-    const char *step; /* the failing step ("open", "flock", ...), or NULL */
-    const char *path; /* of the lock; "fd:N" for a caller's descriptor */
+    const char *step;   /* the failing step ("open", "flock", ...), or NULL */
+    const char *path;   /* of the lock; "fd:N" for a caller's descriptor */
+    const char *detail; /* which file is meant and what is wrong with it, as text ("FILE: REASON"), where the step does
+                           not say it: AFLOCK_EPROTO of a strict lock; or NULL */
+    const char
+        *token; /* when held: 32 hexadecimal digits that name the claim in its record (AFLOCK_LEASE, AFLOCK_STRICT);
+                   or NULL. It tells one claim from another and orders none: it is no fencing token */
 } aflock_result;
 
 typedef void (*aflock_callback)(aflock *lock, const aflock_result *result, void *user);
@@ -297,23 +321,45 @@ typedef struct aflock_options {
                                  but those that a change of the file calls for */
     uint32_t max_waiters;     /* requests waiting on this path; more get AFLOCK_EFULL; 0: no limit (default) */
     aflock_wait wait;         /* default AFLOCK_WAIT_AUTO */
-    int keep_open;     /* not 0: the file stays open from one hold to the next, until the last such lock on the path is
-                          closed or the context is freed, which saves the open and the close of each cycle for one
-                          descriptor per path. It counts for all locks on the path, and neither keeps the loop alive nor
-                          holds up a drain. Who listens for the close hears a touch instead: after the unlock, where
-                          attempts run, the file's times are set to now, or, where that is not permitted, it is opened and
-                          closed once more; if not even that can be, it is closed. A file that was replaced meanwhile is
-                          noticed by the next attempt and left. A hold with AFLOCK_INHERIT is closed all the same. Until it
-                          is closed the file keeps its file system mounted, and a child that is forked meanwhile shares it,
-                          later holds included, until the child ends, executes a program or abandons the context. No effect
-                          on a caller's descriptor. The file's offset and status flags are as the last holder left them.
-                          Default 0 */
-    uint64_t lifetime; /* ns; AFLOCK_SOFT only: a marker that is so old is broken even if its holder lives, as
-                          SoftFileLock's `lifetime` does: two may hold then. A warning is logged. 0: never (default) */
-    int break_empty;   /* AFLOCK_SOFT: not 0: an empty marker is broken when it is 2 s old. Old versions of py-filelock
-                          (Debian 12's, too) write nothing and may hold it; but who is killed after making a marker and
-                          before writing it leaves an empty one, too, which otherwise stays until somebody takes it
-                          away. Default 0 */
+    int keep_open;      /* not 0: the file stays open from one hold to the next, until the last such lock on the path is
+                           closed or the context is freed, which saves the open and the close of each cycle for one
+                           descriptor per path. It counts for all locks on the path, and neither keeps the loop alive nor
+                           holds up a drain. Who listens for the close hears a touch instead: after the unlock, where
+                           attempts run, the file's times are set to now, or, where that is not permitted, it is opened and
+                           closed once more; if not even that can be, it is closed. A file that was replaced meanwhile is
+                           noticed by the next attempt and left. A hold with AFLOCK_INHERIT is closed all the same. Until it
+                           is closed the file keeps its file system mounted, and a child that is forked meanwhile shares it,
+                           later holds included, until the child ends, executes a program or abandons the context. No effect
+                           on a caller's descriptor. The file's offset and status flags are as the last holder left them.
+                           Default 0 */
+    uint64_t lifetime;  /* ns; AFLOCK_SOFT only: a marker that is so old is broken even if its holder lives, as
+                           SoftFileLock's `lifetime` does: two may hold then. A warning is logged. 0: never (default) */
+    int break_empty;    /* AFLOCK_SOFT: not 0: an empty marker is broken when it is 2 s old. Old versions of py-filelock
+                           (Debian 12's, too) write nothing and may hold it. A request that is killed leaves none behind
+                           on file systems that have files without names (O_TMPFILE: ext4, xfs, btrfs, tmpfs and more):
+                           there a marker is complete before it is to be seen. Elsewhere, NFS for one, and with
+                           py-filelock everywhere, who is killed after making a marker and before writing it leaves an
+                           empty one, which otherwise stays until somebody takes it away. Default 0 */
+    uint64_t duration;  /* ns; AFLOCK_LEASE: who finds a marker that was not refreshed for so long takes it; recorded in
+                           it: the same for all who use the path, Python's `lease_duration` included. At least 10 ms.
+                           Default 30 s */
+    uint64_t heartbeat; /* ns; AFLOCK_LEASE: the marker is refreshed so often while it is held, where attempts run; at
+                           most a third of `duration`, so that there is time for another try; each lock of a context
+                           on the path has the same. Default 0: a third */
+    int soft_fallback;  /* AFLOCK_NATIVE on a path only: not 0: where the file system has no flock (ENOSYS) markers are
+                           used instead, as by AFLOCK_SOFT, for as long as a lock is open on the path; the log hook
+                           hears of it once. Without: AFLOCK_ENOTSUP, ENOSYS, step "flock". All who share the path must
+                           do the same: programs without it that use kernel locks fail there, but programs that lock
+                           in another way are not excluded. It counts for the path: a lock without it is
+                           AFLOCK_EMISMATCH there. The last component has at most 200 bytes. Once markers are used,
+                           `fd` is -1 (aflock_fd: AFLOCK_ENOTSUP), and what is said about descriptors (AFLOCK_READ_ONLY,
+                           AFLOCK_INHERIT, AFLOCK_TRUNCATE, keep_open, AFLOCK_WAIT_PARK) is without effect; requests
+                           that a marker cannot serve (AFLOCK_SHARED, on_acquired, without AFLOCK_CREATE, a file_mode
+                           without 0200), those that wait already too, get AFLOCK_ENOTSUP. A file that is there and is
+                           no marker is never taken away: it may be one that was locked otherwise before. So an empty
+                           one, as kernel locks leave them behind, is waited for until somebody removes it, unless
+                           break_empty says otherwise; a symbolic link is AFLOCK_ELOOP. A file that the attempt itself
+                           had to create is unlinked; who is killed or fails just then leaves an empty one. Default 0 */
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
@@ -351,6 +397,28 @@ AFLOCK_API int aflock_set_poll_interval(aflock *lock, uint64_t interval);
 AFLOCK_API int aflock_wait_mode(const aflock *lock, const char **reason);
 
 /* -------------------------------------------------------------------------------------------- acquire and release */
+
+/* Why what is held is lost. */
+typedef enum aflock_compromise_reason {
+    AFLOCK_MARKER_MISSING = 1, /* the marker is not there any more */
+    AFLOCK_OWNER_CHANGED,      /* the path names another one: somebody has taken it */
+    AFLOCK_REFRESH_FAILED, /* it could not be refreshed in time; `sys_errno` and `step` of the last try, or 0 and NULL
+                              if that did not come back yet */
+    AFLOCK_LEASE_EXPIRED   /* nobody tried in time: the machine was suspended, or the loop was busy for so long */
+} aflock_compromise_reason;
+
+typedef struct aflock_compromise {
+    size_t size;
+    aflock_compromise_reason reason;
+    int sys_errno;
+    const char *step;
+    const char *path;
+    const char *token; /* of the claim, as in aflock_result */
+    uint64_t age;      /* ns since it was last refreshed, the time in which the machine was suspended included */
+} aflock_compromise;
+
+/* "marker-missing", "owner-changed", "refresh-failed", "expired": as py-filelock names them. Never NULL; any thread. */
+AFLOCK_API const char *aflock_compromise_name(aflock_compromise_reason reason);
 
 /* Who waits for what is held. */
 typedef enum aflock_wanted {
@@ -392,7 +460,8 @@ typedef struct aflock_acquire_options {
      * Somebody opened the lock file after the grant was delivered: another process, another context, a lock of this
      * context on another name of the file. That may also be one who only reads it, or tried once and left; this
      * program, too, if it opens the file by itself; of a directory, whoever lists it. aflock_verify does not open it,
-     * nor does aflock_inspect (on Linux before 6.5 it does). If the kernel lost reports, that is taken for one.
+     * nor does aflock_inspect (on Linux before 6.5 it does). Of a strict lock: somebody looked at its claims, as these
+     * two do. If the kernel lost reports, that is taken for one.
      *
      * Somebody was blocked in the kernel when the grant was delivered (flock(2) or fcntl(2) with waiting): a waiter in
      * /proc/locks, of a process of this pid namespace. Looked up once per hold, where attempts run.
@@ -406,6 +475,17 @@ typedef struct aflock_acquire_options {
      * the caller's. Who has to be fair to those, too, releases now and then without being told. */
     void (*on_wanted)(aflock *lock, aflock_req req, aflock_wanted who, void *user);
     void *on_wanted_user;
+
+    /* AFLOCK_LEASE: the hold is lost: somebody else may have the lock, or will have it soon. Stop touching what it
+     * protects, and release it, which takes nothing away from others. A callback, as on_wanted; at most once per hold,
+     * and before any other callback of this context that would run after it was lost. It is lost when a heartbeat finds
+     * another marker or none, or when none succeeded for `duration` less `heartbeat`, on a clock that goes on while the
+     * machine is suspended. Before that, in the middle of the time that is left after the first heartbeat that was
+     * missed, a warning is logged. Until it is released other requests of this context wait; one of the same owner is
+     * answered AFLOCK_ECOMPROMISED, as is one that was granted and not yet told. Default NULL: an error is logged
+     * instead. */
+    void (*on_compromise)(aflock *lock, aflock_req req, const aflock_compromise *what, void *user);
+    void *on_compromise_user;
 } aflock_acquire_options;
 
 AFLOCK_API void aflock_acquire_options_init(aflock_acquire_options *options);
@@ -414,15 +494,16 @@ AFLOCK_API void aflock_acquire_options_init(aflock_acquire_options *options);
  * with status 0 when the lock is held. Otherwise an error, and the callback never runs: AFLOCK_EINVAL,
  * AFLOCK_EWOULDBLOCK (timeout 0 behind a queue or a holder of this context), AFLOCK_EDEADLK (the same owner holds or
  * waits in the other mode, or with flags that need another descriptor, or waiting would close a cycle of owners),
+ * AFLOCK_ECOMPROMISED (the same owner holds a lease that is lost),
  * AFLOCK_EFULL, AFLOCK_ENOMEM, AFLOCK_ECLOSED, AFLOCK_ECANCELED (the token was fired before), AFLOCK_ETHREAD,
  * AFLOCK_EFORKED. The callback's status: AFLOCK_ETIMEDOUT, AFLOCK_EWOULDBLOCK (timeout 0), AFLOCK_ECANCELED,
- * AFLOCK_EDEADLK, AFLOCK_EMISMATCH, AFLOCK_ECLOSED, or what the attempt met. A deadline is never answered early.
- * Waiting: first come, first served per path. Shared requests hold together if one descriptor serves them all; one that
- * needs another kind (AFLOCK_INHERIT or not; writing beside AFLOCK_READ_ONLY) waits for the others. Where no thread can
- * be started and none is alive, what has to go to the pool is answered AFLOCK_ESYS, EAGAIN, step "executor", after
- * stall_after. `options` NULL: defaults. A time-out limits everything, the first attempt
- * included: one that is shorter than a trip to the executor can pass although the lock is free; to try at least once,
- * use timeout 0 first. [loop's thread] */
+ * AFLOCK_EDEADLK, AFLOCK_EMISMATCH, AFLOCK_ECLOSED, AFLOCK_ECOMPROMISED, or what the attempt met. A deadline is never
+ * answered early. Waiting: first come, first served per path. Shared requests hold together if one descriptor serves
+ * them all; one that needs another kind (AFLOCK_INHERIT or not; writing beside AFLOCK_READ_ONLY) waits for the others.
+ * Where no thread can be started and none is alive, what has to go to the pool is answered AFLOCK_ESYS, EAGAIN, step
+ * "executor", after stall_after. `options` NULL: defaults. A time-out limits everything, the first attempt included:
+ * one that is shorter than a trip to the executor can pass although the lock is free; to try at least once, use timeout
+ * 0 first. [loop's thread] */
 AFLOCK_API int aflock_acquire(aflock *lock, const aflock_acquire_options *options, aflock_callback callback, void *user,
                               aflock_req *req);
 
@@ -458,12 +539,43 @@ AFLOCK_API int aflock_fd(aflock *lock, aflock_req req);
  * what was delivered. [loop's thread] */
 AFLOCK_API int aflock_depth(const aflock *lock, const void *owner);
 
-/* Does the path still name the file that `req` holds? The callback says 0, AFLOCK_EREPLACED, or what the look-up met.
- * result->req is `req`. The file system is asked where attempts run. [loop's thread] */
+/* Does the path still name the file that `req` holds? Of a strict lock: are both of its claims there? The callback says
+ * 0, AFLOCK_EREPLACED, or what the look-up met. result->req is `req`. The file system is asked where attempts run.
+ * [loop's thread] */
 AFLOCK_API int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *user);
 
+/* What the file at the path is. */
+typedef enum aflock_record {
+    AFLOCK_RECORD_NONE,     /* not looked at: the lock is the kernel's; or nothing there, or no regular file */
+    AFLOCK_RECORD_EMPTY,    /* a marker without content, as Debian 12's py-filelock writes; or any empty file */
+    AFLOCK_RECORD_SOFT,     /* a marker of AFLOCK_SOFT */
+    AFLOCK_RECORD_LEASE,    /* ... of AFLOCK_LEASE */
+    AFLOCK_RECORD_SENTINEL, /* a path of py-filelock's strict locks */
+    AFLOCK_RECORD_OTHER,    /* of a mode that nobody here knows */
+    AFLOCK_RECORD_MALFORMED /* anything else */
+} aflock_record;
+
+/* A claim of a strict lock, as it is in its folder. One that is held, and its intent, have the same token; an intent
+ * alone is somebody's on his way in, or was left on it. With an empty token it is no claim (an unknown name or version,
+ * a malformed record, or one that cannot be read), which keeps everybody out as well. */
+typedef struct aflock_claim {
+    size_t size;
+    const char *name; /* of the file: what aflock_break_claim takes */
+    int held;         /* 1: held, 0: an intent */
+    const char *token;
+    int64_t pid;      /* 0: not known */
+    const char *host; /* "": not known */
+    uint64_t age;     /* ns since it was made */
+    int here;         /* 1: the pid is one of this host */
+    int gone;         /* 1: ... and that process does not exist any more */
+} aflock_claim;
+
 /* Who holds the file, as far as the system tells (for kernel locks: /proc/locks of this machine, processes of this pid
- * namespace). Asked where attempts run. [loop's thread] */
+ * namespace). Asked where attempts run. [loop's thread]
+ *
+ * Of a strict lock the holder is that of the lowest claim that is held, and `count` the number of such claims. It is
+ * also `held`, by nobody, when the path is not what it has to be, so that nobody can get it. status AFLOCK_EPROTO: not
+ * all that is there are claims; the list is filled in all the same. AFLOCK_ENOMEM: it is not complete. */
 typedef struct aflock_holder {
     size_t size;
     int status; /* 0, or why it could not be asked */
@@ -477,6 +589,14 @@ typedef struct aflock_holder {
     uint64_t age;     /* ns since a marker was written */
     int here;         /* 1: the pid is one of this host */
     int gone;         /* 1: ... and that process does not exist any more */
+
+    aflock_record record;       /* what a marker is */
+    uint64_t duration;          /* ns; of a lease; `age` is since its last heartbeat then */
+    const char *token;          /* of a lease, or "" */
+    const aflock_claim *claims; /* AFLOCK_STRICT: what is in the folder, by name; at most 1000, */
+    uint32_t claim_count;
+    uint32_t claims_left_out; /* ... and so many more are there */
+    const char *detail;       /* with AFLOCK_EPROTO: which file, and why ("FILE: REASON"); or NULL */
 } aflock_holder;
 typedef void (*aflock_inspected)(aflock *lock, const aflock_holder *holder, void *user);
 AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *user);
@@ -484,9 +604,18 @@ AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *use
 /* Takes a marker (AFLOCK_SOFT) away, whoever holds it. Dangerous: a holder that lives goes on as if it held the lock,
  * and another one gets it. For operators who know that the holder is gone where nobody can prove it (another host). The
  * callback says 0, also if there was none; AFLOCK_EPROTO: it is no marker that may be taken away (no regular file, or
- * the sentinel of py-filelock's strict locks); AFLOCK_EBUSY: somebody has a kernel lock on the file; or what the
- * removal met. AFLOCK_ENOTSUP for other protocols. [loop's thread] */
+ * the file at the path of a strict lock); AFLOCK_EBUSY: somebody has a kernel lock on the file; or what the
+ * removal met. AFLOCK_ENOTSUP for other protocols; of a strict lock one claim can be taken away by its name
+ * (aflock_break_claim). [loop's thread] */
 AFLOCK_API int aflock_break(aflock *lock, aflock_callback callback, void *user);
+
+/* Takes one claim of a strict lock away, whoever's it is: the file `name` in the folder of claims, exactly as
+ * aflock_claim.name has it. Dangerous: if its owner lives he goes on as if he held the lock, and another one gets it.
+ * For operators who know that he does not, on whatever host; nothing here looks whether he is gone. Who was killed
+ * leaves two claims at most, of one token: take both away, the one that is held first. The callback says 0;
+ * AFLOCK_ENOENT: there is none of that name; or what the removal met. AFLOCK_EINVAL: the name is empty, begins with "."
+ * or has a "/" in it; AFLOCK_ENAMETOOLONG; AFLOCK_ENOTSUP for other protocols. [loop's thread] */
+AFLOCK_API int aflock_break_claim(aflock *lock, const char *name, aflock_callback callback, void *user);
 
 /* ---------------------------------------------------------------------------------------------------- the tokens */
 

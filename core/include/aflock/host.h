@@ -29,10 +29,10 @@ enum {
     AFLOCK_ON_OPEN = 5    /* opened, as by somebody who wants the lock; a notifier that cannot tell refuses it */
 };
 
-/* Lanes of the executor. The library admits at most `width` jobs at a time (one place is kept for releases), so a
- * plain first-in first-out pool is enough; a pool with threads to spare may use the lane. A job of AFLOCK_LANE_PARK
- * comes on top of that, and takes as long as somebody else holds a lock: it gets a thread of its own at once, or is
- * refused. */
+/* Lanes of the executor. The library admits at most `width` jobs at a time (one place is kept for releases and
+ * heartbeats), so a plain first-in first-out pool is enough; a pool with threads to spare may use the lane. A job of
+ * AFLOCK_LANE_PARK comes on top of that, and takes as long as somebody else holds a lock: it gets a thread of its own
+ * at once, or is refused. */
 typedef enum aflock_lane { AFLOCK_LANE_TRY, AFLOCK_LANE_RELEASE, AFLOCK_LANE_PARK } aflock_lane;
 
 typedef struct aflock_job aflock_job; /* the library's; opaque */

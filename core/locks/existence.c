@@ -1,0 +1,503 @@
+/* What soft locks and leases have in common: the lock is that a file exists, the marker, and it says who holds it.
+ *
+ * One attempt: make the marker (marker.h). If there is one, it is read once for each inode and time of modification,
+ * and judged. To break it is to rename it to a name of our own, to look whether that was the one that was judged, and
+ * then to unlink it; whoever breaks does not take the lock in the same attempt.
+ *
+ * Of two who judge the same marker the second must not take away what somebody has made since the first broke it. So
+ * whoever breaks has the judged file flocked meanwhile, and looks once more whether the path still names it. That
+ * settles it among us, where the file system has such locks; the peer has only the look at what was renamed.
+ *
+ * While waiting, the descriptor by which the marker was read is kept, to listen to it, and one of the holder's process,
+ * if it is on this host. Reading closes nothing that others listen to: they do not listen for closes here.
+ */
+#include "locks/existence.h"
+#include "locks/identity.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+
+#define MALFORMED_AGE (2 * AFLOCK_SECOND)
+#define LOOK_AGAIN (50 * AFLOCK_MILLISECOND) /* at a holder that has ended and still has a process id */
+
+static afl_existence *state_of(const afl_work *w)
+{
+    return w->state;
+}
+
+/* ------------------------------------------------------------------------------------------------------ descriptors */
+
+/* 0, or errno, which itself stays what it was: who drops something has failed already. */
+static int drop(afl_work *w)
+{
+    int fd = w->fd;
+    const int before = errno;
+    state_of(w)->known = false;
+    if (fd < 0)
+        return 0;
+    w->fd = -1;
+    const int error = w->sys->close(fd) == 0 || errno == EINTR ? 0 : errno;
+    errno = before;
+    return error;
+}
+
+static void forget_holder(afl_work *w)
+{
+    state_of(w)->ended = false;
+    if (w->holder >= 0)
+        w->sys->close(w->holder);
+    w->holder = -1;
+}
+
+static bool is(const struct stat *there, const afl_work *w)
+{
+    return there->st_dev == w->dev && there->st_ino == w->ino;
+}
+
+/* -------------------------------------------------------------------------------------------------- somebody else's */
+
+static uint64_t age_of(const afl_work *w, const struct timespec *changed)
+{
+    uint64_t now = w->sys->realtime();
+    if (changed->tv_sec < 0)
+        return now;
+    uint64_t then = (uint64_t)changed->tv_sec * AFLOCK_SECOND + (uint64_t)changed->tv_nsec;
+    return now > then ? now - then : 0;
+}
+
+static bool same_time(const struct timespec *a, const struct timespec *b)
+{
+    return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/* Is it the file that was judged, unchanged? */
+static bool is_still(const struct stat *there, const struct stat *judged)
+{
+    return there->st_ino == judged->st_ino && there->st_dev == judged->st_dev && there->st_size == judged->st_size &&
+           same_time(&there->st_mtim, &judged->st_mtim);
+}
+
+/* Gives the marker that was judged a name of its own, and takes it away if it is that one. Whoever else it is has lost
+ * the path, and it is left to him. False: it could not be renamed. */
+static bool put_aside(const afl_work *w, const struct stat *judged)
+{
+    char aside[PATH_MAX + 64];
+    uint64_t dice[2];
+    struct stat there;
+    if (w->sys->random(dice, sizeof dice) != 0)
+        return false;
+    snprintf(aside, sizeof aside, "%s.break.%ld.%016" PRIx64 "%016" PRIx64, w->path, (long)w->sys->getpid(), dice[0],
+             dice[1]);
+    if (w->sys->rename(w->path, aside) != 0)
+        return errno == ENOENT; /* somebody else has */
+    if (afl_stat(w->sys, aside, &there, false) == 0 && is_still(&there, judged))
+        afl_unlink(w->sys, aside);
+    return true;
+}
+
+/* Breaks the marker that was judged, unless somebody else is about to. What has changed is judged again. */
+static void break_marker(afl_work *w, const struct stat *judged)
+{
+    struct stat there;
+    const bool guarded = w->fd >= 0 && w->sys->flock(w->fd, LOCK_EX | LOCK_NB) == 0;
+    if (!guarded && w->fd >= 0 && errno == EWOULDBLOCK) {
+        w->look_again = LOOK_AGAIN;
+        return;
+    }
+    if (afl_stat(w->sys, w->path, &there, false) != 0)
+        w->again = errno == ENOENT;
+    else
+        w->again = !is_still(&there, judged) || put_aside(w, judged);
+    /* A child that was forked meanwhile has the descriptor, too. EBADF: somebody closed it, and the number may be
+     * another file's by now. */
+    if (guarded && w->sys->flock(w->fd, LOCK_UN) != 0 && errno == EBADF)
+        w->fd = -1;
+    if (!w->again) {
+        w->look_again = LOOK_AGAIN;
+        return;
+    }
+    forget_holder(w);
+    drop(w);
+}
+
+/* The same of a regular file. False: it cannot be read now. */
+static bool read_marker(afl_work *w, const struct stat *there)
+{
+    afl_existence *s = state_of(w);
+    struct stat st;
+    /* A file that was made and written in one tick of the clock is told by its size. */
+    if (s->known && is(there, w) && same_time(&there->st_mtim, &s->changed) && there->st_size == s->length)
+        return true;
+    forget_holder(w);
+    drop(w);
+    int fd = afl_open(w->sys, w->path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0);
+    w->again = fd < 0 && errno == ENOENT;
+    fd = afl_above_streams(w->sys, fd);
+    if (fd < 0) {
+        return false;
+    }
+    w->fd = fd;
+    if (afl_fstat(w->sys, fd, &st) != 0 || !S_ISREG(st.st_mode)) {
+        drop(w);
+        return false;
+    }
+    s->size = 0;
+    while (s->size < sizeof s->bytes) {
+        ssize_t got = w->sys->read(fd, s->bytes + s->size, sizeof s->bytes - s->size);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            drop(w);
+            return false;
+        }
+        if (got == 0)
+            break;
+        s->size += (size_t)got;
+    }
+    afl_record_parse(s->bytes, s->size, &s->record);
+    w->dev = st.st_dev;
+    w->ino = st.st_ino;
+    s->changed = st.st_mtim;
+    s->length = s->size < sizeof s->bytes ? (off_t)s->size : st.st_size;
+    s->known = true;
+    return true;
+}
+
+/* Does the record name this host? *known: that can be told. */
+static bool is_of_this_host(const afl_sys *sys, const afl_record *r, bool *known)
+{
+    char host[AFL_HOST_NAME];
+    *known = afl_host_name(sys, host);
+    return *known && afl_text_equal(r->host, (afl_text){host, strlen(host)});
+}
+
+bool afl_existence_is_gone(afl_work *w)
+{
+    afl_existence *s = state_of(w);
+    if (w->holder >= 0)
+        return false; /* the very process is there */
+    if (!s->ended) {
+        const afl_watch watch = afl_owner_watch(w->sys, &s->record, &w->holder);
+        w->holder = watch == AFL_WATCH_OPEN ? afl_above_streams(w->sys, w->holder) : -1;
+        if (w->holder >= 0 || watch == AFL_WATCH_GONE)
+            return watch == AFL_WATCH_GONE;
+    }
+    bool known;
+    if (!is_of_this_host(w->sys, &s->record, &known) && known)
+        return false;
+    w->look_again = LOOK_AGAIN; /* nobody tells when it is gone, or when somebody waits for the process */
+    return afl_owner_gone(w->sys, &s->record);
+}
+
+bool afl_existence_is_older(afl_work *w, const struct stat *there, uint64_t limit)
+{
+    uint64_t age = age_of(w, &there->st_mtim);
+    if (age >= limit)
+        return true;
+    if (limit - age < w->look_again)
+        w->look_again = limit - age;
+    return false;
+}
+
+/* A record that is not complete may become so at any time, and nobody tells. */
+static bool is_no_record(afl_work *w, const struct stat *there)
+{
+    if (afl_existence_is_older(w, there, MALFORMED_AGE))
+        return true;
+    if (LOOK_AGAIN < w->look_again)
+        w->look_again = LOOK_AGAIN;
+    return false;
+}
+
+/* What is there, as it was read last or now. */
+static const afl_record *record_of(afl_work *w, const struct stat *there)
+{
+    if (S_ISREG(there->st_mode))
+        return read_marker(w, there) ? &state_of(w)->record : NULL;
+    forget_holder(w);
+    drop(w);
+    return NULL;
+}
+
+afl_verdict afl_existence_judge(afl_work *w, const struct stat *there, const afl_record *record)
+{
+    bool is_void;
+    if (record && record->kind == AFL_RECORD_SENTINEL)
+        return AFL_MARKER_STANDS;
+    if (w->lifetime && afl_existence_is_older(w, there, w->lifetime))
+        return AFL_MARKER_VOID;
+    if (!S_ISREG(there->st_mode))
+        is_void = afl_existence_is_older(w, there, MALFORMED_AGE);
+    else if (!record)
+        is_void = false;
+    else if (record->kind == AFL_RECORD_EMPTY)
+        is_void = is_no_record(w, there) && w->break_empty;
+    else if (record->kind == AFL_RECORD_MALFORMED)
+        is_void = is_no_record(w, there) && !w->protocol->guest;
+    else
+        is_void = afl_existence_is_gone(w);
+    return is_void ? AFL_MARKER_VOID : AFL_MARKER_STANDS;
+}
+
+/* Nobody is waited for any more. 0, or errno. */
+static int forget_all(afl_work *w)
+{
+    forget_holder(w);
+    return drop(w);
+}
+
+static void fail(afl_work *w, const char *step, int error, int cleanup_errno)
+{
+    afl_work_fail(w, AFL_GRIP_NONE, step, error);
+    w->outcome.cleanup_errno = cleanup_errno;
+}
+
+/* Whoever has made the marker counts on something else than we do. */
+static void refuse(afl_work *w)
+{
+    fail(w, "duration", 0, forget_all(w));
+    w->outcome.status = AFLOCK_EMISMATCH;
+}
+
+/* There is a marker. */
+static void judge(afl_work *w, const afl_existence_kind *kind, const struct stat *there)
+{
+    const bool had_one = w->fd >= 0;
+    const uint64_t dev = w->dev, ino = w->ino;
+    const afl_verdict verdict = kind->judge(w, there, record_of(w, there));
+    if (verdict == AFL_MARKER_ALIEN) {
+        refuse(w);
+        return;
+    }
+    if (verdict == AFL_MARKER_VOID)
+        break_marker(w, there);
+    afl_work_contended(w, w->fd >= 0 ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
+    w->outcome.renewed = had_one && (w->dev != dev || w->ino != ino);
+}
+
+static void hold(afl_work *w, const afl_marker *m)
+{
+    w->fd = m->fd;
+    w->dev = m->dev;
+    w->ino = m->ino;
+    w->have = UINT32_MAX;
+    state_of(w)->held = true;
+    afl_work_won(w);
+}
+
+/* There was one a moment ago. */
+static void find(afl_work *w, const afl_existence_kind *kind)
+{
+    struct stat there;
+    if (afl_stat(w->sys, w->path, &there, false) == 0) {
+        judge(w, kind, &there);
+        return;
+    }
+    w->again = errno == ENOENT; /* it has just gone */
+    w->look_again = LOOK_AGAIN;
+    afl_work_contended(w, w->fd >= 0 ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
+}
+
+static void make(afl_work *w, const afl_existence_kind *kind)
+{
+    afl_marker m;
+    w->refreshed = w->sys->boottime(); /* nobody sees a file that is older */
+    const afl_made made = afl_marker_make(w, kind->print, &state_of(w)->way, &m);
+    if (made == AFL_MADE_EXISTS) {
+        find(w, kind);
+        return;
+    }
+    forget_all(w);
+    if (made == AFL_MADE) {
+        hold(w, &m);
+    } else if (made == AFL_MADE_FAILED) {
+        fail(w, m.fault.step, m.fault.error, m.cleanup_errno);
+    } else {
+        w->again = true;
+        afl_work_contended(w, AFL_GRIP_NONE);
+        w->outcome.cleanup_errno = m.cleanup_errno;
+    }
+}
+
+/* What can never be a marker. 0: it may be one, or the rest of one. */
+static int why_not(const afl_work *w, const struct stat *there)
+{
+    if (S_ISDIR(there->st_mode))
+        return EISDIR;
+    if (w->protocol->guest && !S_ISREG(there->st_mode))
+        return S_ISLNK(there->st_mode) ? ELOOP : ENXIO;
+    return there->st_mode & S_IWUSR ? 0 : EACCES;
+}
+
+static void try_path(afl_work *w, const afl_existence_kind *kind)
+{
+    struct stat there;
+    w->again = false;
+    w->look_again = AFLOCK_FOREVER;
+    if (w->holder_ended) { /* perhaps nobody has waited for the process yet */
+        w->holder_ended = false;
+        forget_holder(w);
+        state_of(w)->ended = true;
+    }
+    const bool exists = afl_stat(w->sys, w->path, &there, false) == 0;
+    const int error = exists ? why_not(w, &there) : 0;
+    if (error)
+        fail(w, "open", error, forget_all(w));
+    else if (exists && afl_marker_is_whole(w, &state_of(w)->way))
+        judge(w, kind, &there); /* elsewhere what stat says may be old: a server is asked by creating the marker */
+    else
+        make(w, kind);
+}
+
+/* ------------------------------------------------------------------------------------------------- the other orders */
+
+int afl_existence_check(const afl_work *w)
+{
+    struct stat there;
+    if (afl_stat(w->sys, w->path, &there, false) != 0)
+        return errno;
+    return is(&there, w) ? 0 : AFL_MARKER_IS_ANOTHER;
+}
+
+static void adopt(afl_work *w)
+{
+    if (w->verify && afl_existence_check(w) != 0)
+        afl_work_contended(w, AFL_GRIP_HELD);
+    else
+        afl_work_won(w);
+}
+
+static void give_up(afl_work *w)
+{
+    int error = afl_marker_unlink(w->sys, w->path, w->dev, w->ino);
+    if (error) {
+        afl_work_fail(w, AFL_GRIP_HELD, "unlink", error);
+        return;
+    }
+    state_of(w)->held = false;
+    error = drop(w);
+    w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
+    if (w->flags & AFLOCK_REPORT_CLOSE)
+        w->outcome.cleanup_errno = error;
+}
+
+void afl_existence_run(afl_work *w, const afl_existence_kind *kind)
+{
+    w->not_inline = false;
+    switch (w->op) {
+    case AFL_OP_TRY:
+        try_path(w, kind);
+        break;
+    case AFL_OP_ADOPT:
+        adopt(w);
+        break;
+    case AFL_OP_RELEASE:
+        give_up(w);
+        break;
+    default: /* WITHDRAW: what is kept is another one's marker */
+        forget_holder(w);
+        drop(w);
+        w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
+    }
+}
+
+void afl_existence_reconcile(afl_work *w)
+{
+    if (state_of(w)->held)
+        afl_marker_unlink(w->sys, w->path, w->dev, w->ino);
+    state_of(w)->held = false;
+    forget_holder(w);
+    drop(w);
+}
+
+void afl_existence_abandon(afl_work *w)
+{
+    forget_holder(w);
+    drop(w); /* the marker is the parent's */
+}
+
+/* ------------------------------------------------------------------------------------------------------- questions */
+
+static aflock_record public_kind(afl_record_kind kind)
+{
+    static const aflock_record KINDS[] = {
+        [AFL_RECORD_EMPTY] = AFLOCK_RECORD_EMPTY, [AFL_RECORD_SENTINEL] = AFLOCK_RECORD_SENTINEL,
+        [AFL_RECORD_SOFT] = AFLOCK_RECORD_SOFT,   [AFL_RECORD_LEASE] = AFLOCK_RECORD_LEASE,
+        [AFL_RECORD_OTHER] = AFLOCK_RECORD_OTHER, [AFL_RECORD_MALFORMED] = AFLOCK_RECORD_MALFORMED,
+    };
+    return KINDS[kind];
+}
+
+/* Reads what is at the path, without following or blocking. */
+void afl_existence_inspect(afl_query *q)
+{
+    afl_existence s = {.known = false};
+    afl_work w = {.sys = q->sys, .path = q->path, .fd = -1, .holder = -1, .state = &s};
+    struct stat there;
+    if (afl_stat(q->sys, q->path, &there, false) != 0) {
+        if (errno != ENOENT) /* nothing there: nobody holds it */
+            afl_query_fail(q, "stat", errno);
+        return;
+    }
+    q->held = 1;
+    q->count = 1;
+    q->mode = AFLOCK_EXCLUSIVE;
+    q->age = age_of(&w, &there.st_mtim);
+    if (!S_ISREG(there.st_mode) || !read_marker(&w, &there))
+        return;
+    drop(&w);
+    const afl_record *r = &s.record;
+    q->record = public_kind(r->kind);
+    if (r->pid == 0)
+        return;
+    q->pid = r->pid;
+    snprintf(q->host, sizeof q->host, "%.*s", (int)r->host.size, r->host.at);
+    bool known;
+    q->here = is_of_this_host(q->sys, r, &known);
+    q->gone = afl_owner_gone(q->sys, r);
+    if (r->kind != AFL_RECORD_LEASE)
+        return;
+    snprintf(q->token, sizeof q->token, "%.*s", (int)r->token.size, r->token.at);
+    q->duration = r->duration < (double)AFLOCK_FOREVER / 1e9 ? (uint64_t)(r->duration * 1e9) : AFLOCK_FOREVER;
+}
+
+/* What is there may be a marker, and not that of the strict protocol, nor the file of somebody's kernel lock. */
+static bool may_remove(afl_query *q, afl_work *w, const struct stat *there)
+{
+    if (!S_ISREG(there->st_mode) || (read_marker(w, there) && state_of(w)->record.kind == AFL_RECORD_SENTINEL)) {
+        afl_query_fail(q, "read", 0);
+        q->status = AFLOCK_EPROTO;
+        return false;
+    }
+    if (w->fd < 0) {
+        if (!w->again)
+            afl_query_fail(q, "open", errno);
+        return false;
+    }
+    if (w->sys->flock(w->fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+        return true;
+    afl_query_fail(q, "flock", errno);
+    q->status = AFLOCK_EBUSY;
+    return false;
+}
+
+/* Only what was looked at is taken away. */
+void afl_existence_remove(afl_query *q)
+{
+    afl_existence s = {.known = false};
+    afl_work w = {.sys = q->sys, .path = q->path, .fd = -1, .holder = -1, .state = &s};
+    struct stat there;
+    if (afl_stat(q->sys, q->path, &there, false) != 0) {
+        if (errno != ENOENT)
+            afl_query_fail(q, "stat", errno);
+        return;
+    }
+    if (may_remove(q, &w, &there) && !put_aside(&w, &there))
+        afl_query_fail(q, "rename", errno);
+    drop(&w); /* and the lock with it: nobody else has this descriptor */
+}
