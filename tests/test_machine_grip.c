@@ -255,6 +255,80 @@ START_TEST(a_new_poll_interval_during_a_beat)
 }
 END_TEST
 
+START_TEST(pending_is_listened_to)
+{
+    p->notify = true;
+    driver_submit(&d, p, a, 0);
+    driver_see(&d, "try p a");
+    driver_done(&d, p, PENDING);
+    driver_see(&d, "watch p; try p a"); /* who left between the two is not heard */
+    driver_done(&d, p, PENDING);
+    driver_see(&d, "");
+    afl_machine_hint(&d.machine, p, AFL_HINT_AGAIN, d.now);
+    driver_see(&d, "try p a");
+    driver_done(&d, p, WON);
+    driver_see(&d, "unwatch p; a held");
+}
+END_TEST
+
+START_TEST(what_was_kept_is_listened_to_as_it_becomes_a_claim)
+{
+    p->notify = true;
+    driver_submit(&d, p, a, 0);
+    driver_see(&d, "try p a");
+    driver_done(&d, p, KEPT);
+    driver_see(&d, "watch p; try p a");
+    driver_done(&d, p, PENDING); /* the same descriptor */
+    driver_see(&d, "");
+    ck_assert(p->watching);
+    driver_next_timer(&d, 50 * MS); /* the fallback poll */
+    driver_see(&d, "try p a");
+    afl_outcome another = PENDING;
+    another.renewed = true;
+    driver_done(&d, p, another);
+    driver_see(&d, "unwatch p; watch p; try p a");
+    driver_done(&d, p, PENDING);
+    driver_see(&d, "");
+    driver_cancel(&d, a, 0);
+    driver_see(&d, "unwatch p; withdraw p; a ECANCELED");
+    driver_done(&d, p, DONE);
+    driver_finish(&d);
+}
+END_TEST
+
+START_TEST(a_lost_claim_is_not_listened_to)
+{
+    p->notify = true;
+    p->beat_interval = 20 * MS;
+    driver_submit(&d, p, a, 0);
+    driver_see(&d, "try p a");
+    driver_done(&d, p, PENDING);
+    driver_see(&d, "watch p; try p a");
+    driver_done(&d, p, PENDING);
+    driver_see(&d, "");
+    driver_next_timer(&d, 20 * MS);
+    driver_see(&d, "beat p");
+    driver_done(&d, p, FAILED(AFL_GRIP_NONE));
+    driver_see(&d, "unwatch p; try p a");
+}
+END_TEST
+
+START_TEST(pending_is_not_listened_to_for_a_reader)
+{
+    p->notify = true;
+    b->mode = SHARED;
+    driver_submit(&d, p, a, 0);
+    driver_submit(&d, p, b, 0);
+    driver_see(&d, "try p a");
+    driver_cancel(&d, a, 0);
+    driver_see(&d, "a ECANCELED");
+    driver_done(&d, p, PENDING);
+    driver_see(&d, "withdraw p");
+    driver_done(&d, p, DONE);
+    driver_see(&d, "try p b");
+}
+END_TEST
+
 START_TEST(pending_left_behind_serves_the_next_exclusive_head)
 {
     driver_submit(&d, p, a, 0);
@@ -840,6 +914,10 @@ int main(void)
         a_lost_claim_is_tried_again_at_once,
         a_beat_left_behind,
         a_new_poll_interval_during_a_beat,
+        pending_is_listened_to,
+        what_was_kept_is_listened_to_as_it_becomes_a_claim,
+        a_lost_claim_is_not_listened_to,
+        pending_is_not_listened_to_for_a_reader,
         pending_left_behind_serves_the_next_exclusive_head,
         pending_left_behind_is_withdrawn_for_a_reader,
         a_request_during_withdraw_tries_afterwards,

@@ -88,6 +88,13 @@ static const entry WORLDS[] = {
      ONE_PATH, .may = WALK_PENDING | WALK_ERRORS | WALK_UNDO_FAILS | WATCH}, LONG},
     {{"claims-without-beat", {{X}, {S}, {X, .timeout = 1}}, 3, .outside = 1, .failures = 1, ONE_PATH,
      .may = WALK_PENDING | WALK_ERRORS | WALK_UNDO_FAILS}, SHORT},
+    {{"claims-watched", {{X, .timeout = 3}, {X}, {S}}, 3, .outside = 1, ONE_PATH, .may = WALK_PENDING | WATCH}, QUICK},
+    {{"claims-beaten-and-watched", {{X}, {S}, {X, .once = true}}, 3, .outside = 1, .beat = 1, ONE_PATH,
+     .may = WALK_PENDING | WATCH | WALK_ERRORS}, SHORT},
+    {{"claims-watched-in-trouble", {{X, .adopt = true}, {S, A}, {X, B, .timeout = 3}}, 3, .outside = 1, .failures = 1,
+     ONE_PATH, .may = WALK_PENDING | WALK_NOTIFY | WALK_HINTS | WALK_KEEP | TROUBLE}, LONG},
+    {{"claims-watched-by-four", {{X, .timeout = 3}, {X, A}, {S}, {S}}, 4, .outside = 2, ONE_PATH,
+     .may = WALK_PENDING | WATCH | WALK_UNANSWERED}, LONG},
     /* what expires unless it is refreshed, and may be lost */
     {{"leases", {{X}, {X, A}, {X, A}}, 3, .outside = 1, .beat = 2, ONE_PATH,
      .may = WALK_LOSE | WALK_NO_HAND_ON | WALK_TICKS}, QUICK},

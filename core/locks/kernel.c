@@ -1,13 +1,14 @@
-/* Protocols on the kernel's whole-file locks: `flock` (py-filelock's FileLock, portalocker's Lock, flock(1)) and `ofd`
- * (open-file-description locks, flock(1) --fcntl).
+/* Protocols on the kernel's locks: `flock` (py-filelock's FileLock, portalocker's Lock, flock(1)) and `ofd`
+ * (open-file-description locks, flock(1) --fcntl), both on the whole file; and what they share with those that lock
+ * some of its bytes (kernel.h says in what they differ).
  *
  * One attempt: open (creating the file and its parents if asked), lock without waiting, and check that the path still
  * names the locked inode, because a peer may have unlinked it between the two. A contended descriptor is kept for the
  * next attempt: closing it would wake everybody who listens for the holder's close. Contents and mode are touched only
  * once the lock is held, nothing is ever unlinked, and a caller's own descriptor is only locked and unlocked.
  */
+#include "locks/kernel.h"
 #include "locks/marker.h"
-#include "locks/protocol.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,33 +22,47 @@ enum { REOPENS = 16 }; /* of a path that others replace under our hands, before 
 
 /* ------------------------------------------------------------------------------------------------------- the locks */
 
-/* 0, or errno; EWOULDBLOCK: contended. wait: until it is free. */
-static int lock(const afl_work *w, int fd, aflock_mode mode, bool wait)
+static int result_of(int rc)
 {
-    int rc;
-    do {
-        if (w->protocol == &afl_protocol_ofd)
-            rc = w->sys->lock_ofd(fd, mode == AFLOCK_SHARED ? F_RDLCK : F_WRLCK, wait);
-        else
-            rc = w->sys->flock(fd, (mode == AFLOCK_SHARED ? LOCK_SH : LOCK_EX) | (wait ? 0 : LOCK_NB));
-    } while (rc != 0 && errno == EINTR); /* also happens without waiting */
     if (rc == 0)
         return 0;
     return errno == EAGAIN || errno == EACCES ? EWOULDBLOCK : errno;
 }
 
-/* EBADF: somebody closed our descriptor, and the lock went with it. The number may be another file's by now. */
-static int unlock(afl_work *w)
+int afl_lock_range(const afl_work *w, short type, off_t start, off_t length, bool wait)
 {
     int rc;
     do
-        rc = w->protocol == &afl_protocol_ofd ? w->sys->lock_ofd(w->fd, F_UNLCK, false) : w->sys->flock(w->fd, LOCK_UN);
+        rc = w->sys->lock_ofd(w->fd, type, start, length, wait);
     while (rc != 0 && errno == EINTR);
-    if (rc == 0)
-        return 0;
-    if (errno == EBADF && w->path)
+    return result_of(rc);
+}
+
+static int flock_file(const afl_work *w, int operation)
+{
+    int rc;
+    do
+        rc = w->sys->flock(w->fd, operation);
+    while (rc != 0 && errno == EINTR); /* also happens without waiting */
+    return result_of(rc);
+}
+
+/* 0, or errno; EWOULDBLOCK: contended. wait: until it is free. */
+static int lock(afl_work *w, aflock_mode mode, bool wait)
+{
+    return w->protocol->kernel->lock(w, mode, wait);
+}
+
+/* EBADF: somebody closed our descriptor, and the lock went with it. The number may be another file's by now. */
+static int unlock(afl_work *w)
+{
+    int error = w->protocol->kernel->unlock(w);
+    if (error && error != EBADF)
+        return error;
+    w->claimed = false;
+    if (error && w->path)
         w->fd = -1;
-    return errno;
+    return error;
 }
 
 /* Closes our descriptor. Without the lock on it there is nothing to lose: an error is returned, not retried. */
@@ -57,12 +72,13 @@ static int drop(afl_work *w)
     if (!w->path || fd < 0)
         return 0;
     w->fd = -1;
+    w->claimed = false;
     return w->sys->close(fd) == 0 || errno == EINTR ? 0 : errno;
 }
 
 static const char *lock_step(const afl_work *w)
 {
-    return w->protocol == &afl_protocol_ofd ? "fcntl" : "flock";
+    return w->protocol->kernel->step;
 }
 
 /* ---------------------------------------------------------------------------------------------------------- opening */
@@ -190,9 +206,33 @@ static check_result check_file(afl_work *w)
 /* Gives up a lock that is of no use, keeping the outcome and noting what went wrong with it. */
 static void undo(afl_work *w)
 {
-    int error = unlock(w);
+    int error = w->fd >= 0 ? unlock(w) : 0;
     int closing = drop(w);
     w->outcome.cleanup_errno = error ? error : closing;
+}
+
+/* Nothing that was taken stays, also where a forked child has the descriptor, too. */
+static int let_go(afl_work *w)
+{
+    int error = w->claimed ? unlock(w) : 0;
+    int closing = drop(w);
+    return error ? error : closing;
+}
+
+/* Where the kernel or the file system has no such locks, or no lock at all, SQLite cannot work either. */
+static void fail_to_lock(afl_work *w, int error)
+{
+    afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
+    if (w->protocol->database && !w->claimed && (error == EINVAL || error == ENOLCK))
+        w->outcome.status = AFLOCK_ENOTSUP;
+    w->outcome.cleanup_errno = let_go(w);
+}
+
+/* Is what is in the file what the protocol is for? */
+static check_result check_content(afl_work *w, bool locked)
+{
+    const afl_kernel_kind *kind = w->protocol->kernel;
+    return !kind->check || kind->check(w, locked) ? SAME : BROKEN;
 }
 
 /* In a program that has closed its standard streams, what it prints must not end in a locked file. */
@@ -212,7 +252,7 @@ static bool have_descriptor(afl_work *w)
 {
     if (w->fd >= 0 && (afl_needs(w->flags) & ~w->have) == 0)
         return true;
-    drop(w);
+    let_go(w);
     w->created = false;
     if (w->inline_only) {
         w->fd = w->sys->open_cached(w->path, open_flags(w));
@@ -255,18 +295,19 @@ static void try_path(afl_work *w)
             w->lost_one = had_one && w->not_inline;
             return;
         }
+        const bool claimed = w->claimed;
         if (identify(w) == BROKEN) { /* before the lock: what cannot be locked is not waited for */
             w->outcome.cleanup_errno = drop(w);
             return;
         }
-        int error = lock(w, w->fd, w->mode, w->park && !w->renewed);
+        int error = lock(w, w->mode, w->park && !w->renewed);
         if (w->park && !error && !w->renewed && !afl_work_claim(w)) {
             afl_work_contended(w, AFL_GRIP_NONE);
             undo(w);
             return;
         }
         if (error == ESTALE && kept) { /* a server has forgotten it: the path may name another one */
-            drop(w);
+            let_go(w);
             continue;
         }
         if (error == ENOSYS && w->protocol->falls_to) {
@@ -274,23 +315,25 @@ static void try_path(afl_work *w)
             return;
         }
         if (error && error != EWOULDBLOCK) {
-            afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
-            w->outcome.cleanup_errno = drop(w);
+            fail_to_lock(w, error);
             return;
         }
         /* A fresh descriptor that is contended names the path well enough; a kept one may name a file that is gone. */
         check_result result = error && !kept ? SAME : check_file(w);
+        if (result == SAME && (!error || !kept || w->claimed != claimed))
+            result = check_content(w, !error);
         if (result == SAME && error)
-            afl_work_contended(w, AFL_GRIP_KEPT);
+            afl_work_contended(w, w->claimed ? AFL_GRIP_PENDING : AFL_GRIP_KEPT);
         else if (result == SAME)
             afl_work_won(w);
         else if (result == BROKEN)
             undo(w);
         if (result != REPLACED) {
             w->outcome.renewed = had_one && w->renewed;
+            w->lost_one = had_one && w->not_inline;
             return;
         }
-        if (!error)
+        if (!error || w->claimed)
             unlock(w); /* a forked child may have the descriptor, too */
         drop(w);
     }
@@ -299,7 +342,7 @@ static void try_path(afl_work *w)
 
 static void try_descriptor(afl_work *w)
 {
-    int error = lock(w, w->fd, w->mode, false);
+    int error = lock(w, w->mode, false);
     w->have = UINT32_MAX;
     if (error == EWOULDBLOCK)
         afl_work_contended(w, AFL_GRIP_NONE);
@@ -314,7 +357,7 @@ static void try_descriptor(afl_work *w)
 
 static bool convert_to_shared(afl_work *w)
 {
-    int error = lock(w, w->fd, AFLOCK_SHARED, false);
+    int error = w->protocol->kernel->share(w);
     if (!error)
         return true;
     /* The kernel drops the exclusive lock before it asks for the shared one: contended, it is gone. What other failures
@@ -416,6 +459,18 @@ static bool leave_open(const afl_work *w)
     return w->keep && !(w->have & AFL_NEED_INHERIT) && touch(w);
 }
 
+/* What is kept has no lock on it, unless it is a claim. */
+static void withdraw(afl_work *w)
+{
+    int error = w->claimed ? unlock(w) : 0;
+    if (error && error != EBADF) {
+        afl_work_fail(w, AFL_GRIP_PENDING, "unlock", error);
+        return;
+    }
+    drop(w);
+    w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
+}
+
 static void give_up(afl_work *w)
 {
     int error = unlock(w);
@@ -437,7 +492,7 @@ static void give_up(afl_work *w)
         w->outcome.cleanup_errno = error;
 }
 
-static void run(afl_work *w)
+void afl_kernel_run(afl_work *w)
 {
     w->not_inline = false;
     switch (w->op) {
@@ -453,13 +508,12 @@ static void run(afl_work *w)
     case AFL_OP_RELEASE:
         give_up(w);
         break;
-    default: /* WITHDRAW: a kept descriptor has no lock on it */
-        drop(w);
-        w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
+    default:
+        withdraw(w);
     }
 }
 
-static void reconcile(afl_work *w)
+void afl_kernel_reconcile(afl_work *w)
 {
     if (w->fd >= 0 && w->path) {
         unlock(w);
@@ -467,167 +521,106 @@ static void reconcile(afl_work *w)
     }
 }
 
-static void abandon(afl_work *w)
+void afl_kernel_abandon(afl_work *w)
 {
     drop(w); /* a close in a child leaves the parent's lock alone; an unlock would not */
 }
 
-/* ------------------------------------------------------------------------------------------------------- questions */
+/* ------------------------------------------------------------------------------------------------- the whole file */
 
-/* The kernel gives /proc/locks out in pieces, and while others lock and unlock an entry can come twice, or not at all:
- * a process counts once, and a file that nobody seems to hold is looked for again. */
-enum { PROCESSES = 64, LOOKS = 3 };
-
-typedef struct lock_search {
-    afl_query *query;
-    const char *kind, *device;
-    long long seen[PROCESSES];
-} lock_search;
-
-static bool seen_before(lock_search *search, long long pid)
+static int take_flock(afl_work *w, aflock_mode mode, bool wait)
 {
-    uint32_t known = search->query->count < PROCESSES ? search->query->count : PROCESSES;
-    for (uint32_t i = 0; i < known; i++)
-        if (pid > 0 && search->seen[i] == pid)
-            return true;
-    if (known < PROCESSES)
-        search->seen[known] = pid;
-    return false;
+    return flock_file(w, (mode == AFLOCK_SHARED ? LOCK_SH : LOCK_EX) | (wait ? 0 : LOCK_NB));
 }
 
-/* A line of /proc/locks, see proc(5): "1: FLOCK  ADVISORY  WRITE 708 08:01:13567 0 EOF"; "->" marks a waiter. */
-#define LOCK_LINE "%15s%*[ ]%*s %15s%*[ ]%lld%*[ ]%x:%x:%llu"
-
-static bool lock_line(char *text, void *user)
+static int drop_flock(afl_work *w)
 {
-    lock_search *search = user;
-    afl_query *q = search->query;
-    char kind[16], access[16];
-    unsigned major, minor;
-    long long pid;
-    unsigned long long ino;
-    if (sscanf(text, "%*s " LOCK_LINE, kind, access, &pid, &major, &minor, &ino) != 6)
-        return true;
-    char device[32];
-    snprintf(device, sizeof device, "%u:%u", major, minor);
-    if (strcmp(kind, search->kind) != 0 || ino != q->ino || strcmp(device, search->device) != 0 ||
-        seen_before(search, pid))
-        return true;
-    q->held = 1;
-    q->count++;
-    if (q->count == 1 || q->pid <= 0) {
-        q->pid = pid > 0 ? pid : 0;
-        q->here = true;
-        q->mode = strcmp(access, "WRITE") == 0 ? AFLOCK_EXCLUSIVE : AFLOCK_SHARED;
-    }
-    return true;
+    return flock_file(w, LOCK_UN);
 }
 
-static const char *lock_kind(const afl_query *q)
+static int share_flock(afl_work *w)
 {
-    return q->protocol == &afl_protocol_ofd ? "OFDLCK" : "FLOCK";
+    return take_flock(w, AFLOCK_SHARED, false);
 }
 
-static void inspect(afl_query *q)
+static afl_concern concern_flock(const afl_lock_entry *e)
 {
-    afl_identity id;
-    char device[32];
-    int fd = q->fd;
-    if (q->path)
-        fd = afl_open(q->sys, q->path, O_PATH | O_CLOEXEC | (q->follow ? 0 : O_NOFOLLOW), 0);
-    if (fd < 0) {
-        if (errno != ENOENT) /* nothing there: nobody holds it */
-            afl_query_fail(q, "open", errno);
-        return;
-    }
-    if (q->sys->identify(fd, &id) != 0) {
-        afl_query_fail(q, "stat", errno);
-    } else {
-        q->ino = id.ino;
-        afl_classify_mount(q->sys, id.mount, device); /* the device as /proc/locks prints it; btrfs has others too */
-        if (!device[0])
-            snprintf(device, sizeof device, "%u:%u", (unsigned)(id.dev >> 32), (unsigned)id.dev);
-        lock_search search = {.query = q, .kind = lock_kind(q), .device = device};
-        int error = 0;
-        for (int i = 0; i < LOOKS && !error && !q->held; i++)
-            error = afl_read_lines(q->sys, "/proc/locks", lock_line, &search);
-        if (error)
-            afl_query_fail(q, "read /proc/locks", error);
-    }
-    if (q->path)
-        q->sys->close(fd);
+    return strcmp(e->kind, "FLOCK") == 0 ? AFL_HOLDS : AFL_NO_CONCERN;
+}
+
+static bool blocks_flock(const char *entry)
+{
+    return strcmp(entry, "FLOCK") == 0;
+}
+
+static int take_ofd(afl_work *w, aflock_mode mode, bool wait)
+{
+    return afl_lock_range(w, mode == AFLOCK_SHARED ? F_RDLCK : F_WRLCK, 0, 0, wait);
+}
+
+static int drop_ofd(afl_work *w)
+{
+    return afl_lock_range(w, F_UNLCK, 0, 0, false);
+}
+
+static int share_ofd(afl_work *w)
+{
+    return take_ofd(w, AFLOCK_SHARED, false);
+}
+
+static afl_concern concern_ofd(const afl_lock_entry *e)
+{
+    return strcmp(e->kind, "OFDLCK") == 0 ? AFL_HOLDS : AFL_NO_CONCERN;
 }
 
 /* On open-file-description locks also wait those of processes. */
-static bool waiter_line(char *text, void *user)
+static bool blocks_ofd(const char *entry)
 {
-    lock_search *search = user;
-    afl_query *q = search->query;
-    char kind[16], access[16], device[32];
-    unsigned major, minor;
-    long long pid;
-    unsigned long long ino;
-    if (sscanf(text, "%*s -> " LOCK_LINE, kind, access, &pid, &major, &minor, &ino) != 6)
-        return true;
-    snprintf(device, sizeof device, "%u:%u", major, minor);
-    bool conflicts =
-        strcmp(kind, search->kind) == 0 || (q->protocol == &afl_protocol_ofd && strcmp(kind, "POSIX") == 0);
-    if (q->but_ours && pid == q->sys->getpid())
-        return true;
-    if (conflicts && ino == q->ino && strcmp(device, search->device) == 0)
-        q->count++;
-    return true;
+    return strcmp(entry, "OFDLCK") == 0 || strcmp(entry, "POSIX") == 0;
 }
 
-/* Asks nothing of the file or its system. Only file systems without a block device of their own may have files with
- * others (btrfs): then the directory's mount tells it as /proc/locks prints it, unless a symbolic link leads away. */
-static void waiters(afl_query *q)
-{
-    char device[32] = "";
-    if (major(q->dev) == 0 && q->where.dev == ((uint64_t)major(q->dev) << 32 | minor(q->dev)))
-        afl_classify_mount(q->sys, q->where.mount, device);
-    if (!device[0])
-        snprintf(device, sizeof device, "%u:%u", major(q->dev), minor(q->dev));
-    lock_search search = {.query = q, .kind = lock_kind(q), .device = device};
-    afl_read_lines(q->sys, "/proc/locks", waiter_line, &search);
-}
+static const afl_kernel_kind FLOCK = {"flock", take_flock, drop_flock, share_flock, NULL, concern_flock, blocks_flock};
+static const afl_kernel_kind OFD = {"fcntl", take_ofd, drop_ofd, share_ofd, NULL, concern_ofd, blocks_ofd};
 
 const afl_protocol afl_protocol_flock = {
     .name = "native",
+    .kernel = &FLOCK,
     .hand_on = true,
     .notify = AFLOCK_ON_FILE,
     .park = true,
-    .run = run,
-    .reconcile = reconcile,
-    .abandon = abandon,
+    .run = afl_kernel_run,
+    .reconcile = afl_kernel_reconcile,
+    .abandon = afl_kernel_abandon,
     .verify = afl_query_verify,
-    .inspect = inspect,
-    .waiters = waiters,
+    .inspect = afl_kernel_inspect,
+    .waiters = afl_kernel_waiters,
 };
 
 const afl_protocol afl_protocol_flock_or_soft = {
     .name = "native",
+    .kernel = &FLOCK,
     .hand_on = true,
     .falls_to = &afl_protocol_soft_guest,
     .notify = AFLOCK_ON_FILE,
     .park = true,
-    .run = run,
-    .reconcile = reconcile,
-    .abandon = abandon,
+    .run = afl_kernel_run,
+    .reconcile = afl_kernel_reconcile,
+    .abandon = afl_kernel_abandon,
     .verify = afl_query_verify,
-    .inspect = inspect,
-    .waiters = waiters,
+    .inspect = afl_kernel_inspect,
+    .waiters = afl_kernel_waiters,
 };
 
 const afl_protocol afl_protocol_ofd = {
     .name = "ofd",
+    .kernel = &OFD,
     .hand_on = true,
     .notify = AFLOCK_ON_FILE,
     .park = true,
-    .run = run,
-    .reconcile = reconcile,
-    .abandon = abandon,
+    .run = afl_kernel_run,
+    .reconcile = afl_kernel_reconcile,
+    .abandon = afl_kernel_abandon,
     .verify = afl_query_verify,
-    .inspect = inspect,
-    .waiters = waiters,
+    .inspect = afl_kernel_inspect,
+    .waiters = afl_kernel_waiters,
 };

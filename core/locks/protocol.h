@@ -17,6 +17,7 @@
 
 typedef struct afl_work afl_work;
 typedef struct afl_query afl_query;
+typedef struct afl_kernel_kind afl_kernel_kind;
 
 /* Properties of a descriptor (afl_request.need, afl_path.have). */
 enum {
@@ -29,11 +30,13 @@ enum {
 
 typedef struct afl_protocol {
     const char *name;
-    bool hand_on; /* a hold can pass to another request without giving the file up */
-    bool marker;  /* the lock is that a file exists: exclusive, no descriptor is lent or kept, and whatever is done
-                     about it may sleep */
-    bool lasting; /* a marker that is broken neither by age nor by the death of its holder */
-    bool guest;   /* a marker where other locks were meant to be: what is no marker is never taken away */
+    bool hand_on;  /* a hold can pass to another request without giving the file up */
+    bool marker;   /* the lock is that a file exists: exclusive, no descriptor is lent or kept, and whatever is done
+                      about it may sleep */
+    bool lasting;  /* a marker that is broken neither by age nor by the death of its holder */
+    bool guest;    /* a marker where other locks were meant to be: what is no marker is never taken away */
+    bool database; /* the file is SQLite's: links are followed, only its lock bytes are touched, and it is never the
+                      caller's descriptor */
     const struct afl_protocol *falls_to; /* spoken instead once afl_work.falls says so; or NULL */
     unsigned notify;                     /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
     const char *notify_prefix;           /* of the entries of a directory that count; NULL: all do */
@@ -41,6 +44,9 @@ typedef struct afl_protocol {
     bool lease;                          /* what is held expires unless BEAT refreshes it (afl_work.duration) */
     uint64_t beat_interval;              /* of a pending claim; 0: none, or as the lock says (`lease`) */
     size_t state_size;                   /* memory of its own per path, zeroed: afl_work.state */
+
+    /* Those on the kernel's locks: in what they differ (kernel.h). */
+    const afl_kernel_kind *kernel;
 
     void (*run)(afl_work *w);           /* [W or L] does w->op, fills in w->outcome */
     void (*start)(afl_work *w);         /* [L] instead of run */
@@ -97,6 +103,7 @@ struct afl_work {
     uint32_t have;     /* properties of fd */
     bool identified;   /* dev, ino and have are those of fd */
     bool renewed;      /* fd was opened by the last attempt */
+    bool claimed;      /* something of fd is locked while we wait for the rest: a pending claim */
     bool lost_one;     /* an attempt that had one closed it, and goes on elsewhere */
     bool created;      /* the last attempt has created the file that fd is open on */
     uint64_t dev, ino; /* of fd, if it was identified */
@@ -122,6 +129,7 @@ struct afl_query {
     aflock_mode mode;
     int64_t pid;
     uint32_t count;
+    int pending;    /* somebody waits, and keeps others out */
     uint64_t age;   /* of a marker */
     bool here;      /* the pid is one of this host */
     bool gone;      /* ... and that process is provably not there any more */
@@ -142,6 +150,7 @@ extern const afl_protocol afl_protocol_ofd;
 extern const afl_protocol afl_protocol_soft;
 extern const afl_protocol afl_protocol_lease;
 extern const afl_protocol afl_protocol_strict;
+extern const afl_protocol afl_protocol_rw;
 
 /* An open lock in a protocol that has no public number; for back ends that bring their own. */
 int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl_protocol *protocol,

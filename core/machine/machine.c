@@ -665,6 +665,12 @@ static void readmit(afl_machine *m, afl_path *p, afl_request *more, uint64_t now
 
 /* ----------------------------------------------------------------------------------------------- what came of it */
 
+/* Is there something of ours to listen to while waiting? */
+static bool is_audible(const afl_path *p)
+{
+    return p->grip == AFL_GRIP_KEPT || p->grip == AFL_GRIP_PENDING;
+}
+
 /* After an attempt that was made for r (NULL: for one that left) and won nothing. A head that it was not made for gets
  * its own at once. */
 static void schedule_retry(afl_path *p, const afl_request *r, bool at_once, uint64_t now)
@@ -713,7 +719,7 @@ static void tried_contended(afl_machine *m, afl_path *p, afl_request *r, uint64_
         p->beat_at = add(now, p->beat_interval);
     if (r && r->once)
         end_once(m, p, r, now);
-    p->watch = p->head && p->notify && p->grip == AFL_GRIP_KEPT && (!p->watching || p->unwatch);
+    p->watch = p->notify && is_audible(p) && settle(m, p) == TRY && (!p->watching || p->unwatch);
     schedule_retry(p, r, p->watch, now); /* who released between the try and the watch is not heard: try again */
 }
 
@@ -722,7 +728,7 @@ static void done_try(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_t
     afl_request *r = p->op_for;
     p->grip = (uint8_t)o->grip;
     p->tried = now;
-    if (p->watching && (p->grip != AFL_GRIP_KEPT || o->renewed))
+    if (p->watching && (!is_audible(p) || o->renewed))
         p->unwatch = true;
     if (o->answer == AFL_WON) {
         tried_won(p, o, now);
@@ -845,6 +851,8 @@ static void done_beat(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
 {
     p->grip = (uint8_t)o->grip;
     p->beat_at = add(now, o->answer == AFL_CONTENDED ? p->beat_interval / 8 : p->beat_interval);
+    if (p->watching && !is_audible(p))
+        p->unwatch = true;
     if (o->answer != AFL_ERROR)
         return;
     p->retry_at = now;

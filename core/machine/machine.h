@@ -17,7 +17,8 @@
  *   held, unused   release        grant             release     (grant becomes release when a run of hand-offs is over)
  *
  * A head fits a pending claim if it is exclusive, and a held file if the descriptor offers what it needs and the modes
- * agree (see `fits`).
+ * agree (see `fits`). While a head waits, what is kept or pending is listened to (WATCH), if the path is worth it
+ * (`notify`): a claim is won when somebody leaves, as a lock is.
  *
  * Attempts belong to the path, not to a request: a request that is cancelled or times out while an operation runs is
  * answered at once, and what the operation brings serves the next head or is rolled back.

@@ -87,7 +87,8 @@ static void tell(afl_errand *e)
                        .claims = q->claims,
                        .claim_count = q->claim_count,
                        .claims_left_out = q->claims_left_out,
-                       .detail = q->status ? q->detail : NULL};
+                       .detail = q->status ? q->detail : NULL,
+                       .pending = q->pending};
     e->inspected(e->lock, &h, e->user);
 }
 

@@ -145,7 +145,7 @@ static int options_for_open(aflock_options *o, const aflock_options *given)
     aflock_options_init(o);
     if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
-    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_LEASE && o->io >= AFLOCK_IO_AUTO &&
+    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_RW && o->io >= AFLOCK_IO_AUTO &&
                 o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL && o->wait >= AFLOCK_WAIT_AUTO &&
                 o->wait <= AFLOCK_WAIT_PARK;
     return sane ? 0 : AFLOCK_EINVAL;
@@ -217,16 +217,15 @@ static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd,
     status = options_for_open(&o, given);
     if (status)
         return status;
-    static const afl_protocol *const PROTOCOLS[] = {[AFLOCK_NATIVE] = &afl_protocol_flock,
-                                                    [AFLOCK_OFD] = &afl_protocol_ofd,
-                                                    [AFLOCK_SOFT] = &afl_protocol_soft,
-                                                    [AFLOCK_STRICT] = &afl_protocol_strict,
-                                                    [AFLOCK_LEASE] = &afl_protocol_lease};
+    static const afl_protocol *const PROTOCOLS[] = {
+        [AFLOCK_NATIVE] = &afl_protocol_flock, [AFLOCK_OFD] = &afl_protocol_ofd,
+        [AFLOCK_SOFT] = &afl_protocol_soft,    [AFLOCK_STRICT] = &afl_protocol_strict,
+        [AFLOCK_LEASE] = &afl_protocol_lease,  [AFLOCK_RW] = &afl_protocol_rw};
     if (o.soft_fallback && (o.protocol != AFLOCK_NATIVE || !path))
         return AFLOCK_EINVAL;
     if (!protocol)
         protocol = o.soft_fallback ? &afl_protocol_flock_or_soft : PROTOCOLS[o.protocol];
-    if (protocol->marker && !path)
+    if ((protocol->marker || protocol->database) && !path)
         return AFLOCK_EINVAL;
     if (o.lifetime && (!protocol->marker || protocol->lasting))
         return AFLOCK_EINVAL;
@@ -367,6 +366,18 @@ static int options_for_marker(const aflock_acquire_options *o)
     return 0;
 }
 
+/* The file is SQLite's, and is not changed. A writer who could only read would be one of several: what SQLite makes a
+ * reader silently is refused here. */
+static int options_for_database(aflock_acquire_options *o)
+{
+    if (o->flags & (AFLOCK_TRUNCATE | AFLOCK_DIRECTORY) || o->file_mode != AFLOCK_MODE_DEFAULT)
+        return AFLOCK_EINVAL;
+    if (o->mode == AFLOCK_EXCLUSIVE && o->flags & AFLOCK_READ_ONLY)
+        return AFLOCK_EINVAL;
+    o->flags |= AFLOCK_FOLLOW;
+    return 0;
+}
+
 static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, const aflock_acquire_options *given)
 {
     enum { ALL_FLAGS = (AFLOCK_REPORT_CLOSE << 1) - 1 };
@@ -386,6 +397,8 @@ static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, co
         return afl_marker_serves(o->flags, o->mode, o->on_acquired, o->file_mode) ? 0 : AFLOCK_ENOTSUP;
     if (lock->place->protocol->marker)
         return options_for_marker(o);
+    if (lock->place->protocol->database)
+        return options_for_database(o);
     if (lock->place->caller_fd >= 0 && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT))
         return AFLOCK_EINVAL; /* it is the caller's */
     return 0;

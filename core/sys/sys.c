@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,7 +25,8 @@ enum {
     RESOLVE_ONLY_CACHED = 0x20,
     ASK_INO = 0x100, /* statx */
     ASK_MOUNT = 0x1000,
-    DONT_SYNC = 0x4000
+    DONT_SYNC = 0x4000,
+    READ_ONLY_CACHED = 8 /* preadv2 */
 };
 
 typedef struct open_request {
@@ -65,13 +67,21 @@ static int sys_flock(int fd, int operation)
     return flock(fd, operation);
 }
 
-static int sys_lock_ofd(int fd, short type, bool wait)
+static int sys_lock_ofd(int fd, short type, off_t start, off_t length, bool wait)
 {
-    struct flock whole;
-    memset(&whole, 0, sizeof whole); /* l_pid has to be 0 */
-    whole.l_type = type;
-    whole.l_whence = SEEK_SET;
-    return fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &whole);
+    struct flock range;
+    memset(&range, 0, sizeof range); /* l_pid has to be 0 */
+    range.l_type = type;
+    range.l_whence = SEEK_SET;
+    range.l_start = start;
+    range.l_len = length;
+    return fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &range);
+}
+
+static ssize_t sys_read_head(int fd, void *buffer, size_t size, bool cached)
+{
+    struct iovec part = {.iov_base = buffer, .iov_len = size};
+    return cached ? syscall(SYS_preadv2, fd, &part, 1, 0, 0, READ_ONLY_CACHED) : pread(fd, buffer, size, 0);
 }
 
 /* The C library asks by an empty path, which the kernel has to look at first; where its struct is the kernel's, the
@@ -229,6 +239,7 @@ const afl_sys afl_sys_linux = {
     .touch = sys_touch,
     .mkdir = mkdir,
     .read = read,
+    .read_head = sys_read_head,
     .write = write,
     .unlink = unlink,
     .link_fd = sys_link_fd,

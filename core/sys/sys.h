@@ -23,7 +23,9 @@ typedef struct afl_sys {
     int (*dup_above)(int fd, bool close_on_exec);    /* the same descriptor, with a number above 2 */
     int (*close)(int fd);
     int (*flock)(int fd, int operation);
-    int (*lock_ofd)(int fd, short type, bool wait); /* F_OFD_SETLK or F_OFD_SETLKW on the whole file */
+    int (*lock_ofd)(int fd, short type, off_t start, off_t length,
+                    bool wait); /* F_OFD_SETLK or F_OFD_SETLKW;
+                                   length 0: to the end, wherever it is */
     int (*fstat)(int fd, struct stat *st);
     int (*stat)(const char *path, struct stat *st, bool follow);
     int (*identify)(int fd, afl_identity *id);
@@ -32,6 +34,9 @@ typedef struct afl_sys {
     int (*touch)(int fd); /* both times to now */
     int (*mkdir)(const char *path, mode_t mode);
     ssize_t (*read)(int fd, void *buffer, size_t size);
+    ssize_t (*read_head)(int fd, void *buffer, size_t size,
+                         bool cached); /* pread from 0. cached: never sleeps, EAGAIN if
+                                          it is not in memory (RWF_NOWAIT, Linux 4.14) */
     ssize_t (*write)(int fd, const void *buffer, size_t size);
     int (*unlink)(const char *path);
     int (*link_fd)(int fd, const char *path); /* gives a file without a name (O_TMPFILE) one; EEXIST */

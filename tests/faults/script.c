@@ -38,10 +38,26 @@ static bool take_marker(int fd, aflock_mode mode)
     return gethostname(host, sizeof host) == 0 && dprintf(fd, "%d\n%s\n", (int)getppid(), host) > 0;
 }
 
+/* SQLite's bytes: the doorway or the claim, and the range. */
+static bool take_rw(int fd, aflock_mode mode)
+{
+    const short type = mode == AFLOCK_SHARED ? F_RDLCK : F_WRLCK;
+    struct flock door = {.l_type = type, .l_start = 0x40000000, .l_len = mode == AFLOCK_SHARED ? 1 : 2};
+    struct flock range = {.l_type = type, .l_start = 0x40000002, .l_len = 510};
+    if (fcntl(fd, F_OFD_SETLK, &door) != 0)
+        return false;
+    bool taken = fcntl(fd, F_OFD_SETLK, &range) == 0;
+    door.l_type = F_UNLCK;
+    if (!taken || mode == AFLOCK_SHARED)
+        fcntl(fd, F_OFD_SETLK, &door);
+    return taken;
+}
+
 const script_protocol script_protocols[SCRIPT_PROTOCOLS] = {
-    {"native", AFLOCK_NATIVE, take_flock, false},
-    {"ofd", AFLOCK_OFD, take_ofd, false},
-    {"soft", AFLOCK_SOFT, take_marker, true},
+    {"native", AFLOCK_NATIVE, take_flock, false, false},
+    {"ofd", AFLOCK_OFD, take_ofd, false, false},
+    {"soft", AFLOCK_SOFT, take_marker, true, false},
+    {"rw", AFLOCK_RW, take_rw, false, true},
 };
 
 /* ------------------------------------------------------------------------------------------------------- the state */
@@ -159,7 +175,9 @@ static void check_hold(const person *p)
     const subject *s = subject_of(p->lock);
     fake_require(s);
     fake_require(!is_free(s->path, AFLOCK_EXCLUSIVE));
-    fake_require((p->mode == AFLOCK_SHARED) == is_free(s->path, AFLOCK_SHARED));
+    bool beside = is_free(s->path, AFLOCK_SHARED);
+    /* A writer who waits by another name of the file keeps readers out. */
+    fake_require(p->mode == AFLOCK_SHARED ? beside || protocol->database : !beside);
 }
 
 /* After every step. */
@@ -420,16 +438,20 @@ static void play_wishes(void)
 {
     aflock *lock = open_name("f");
     aflock_acquire_options o = fake_options(2 * SEC);
-    o.flags |= AFLOCK_TRUNCATE | AFLOCK_REPORT_CLOSE;
-    o.file_mode = 0600;
+    o.flags |= AFLOCK_REPORT_CLOSE;
     o.on_acquired = fine;
+    if (!protocol->database) {
+        o.flags |= AFLOCK_TRUNCATE;
+        o.file_mode = 0600;
+    }
     give(get(lock, &o));
     o = fake_options(2 * SEC);
     o.flags |= AFLOCK_READ_ONLY | AFLOCK_INHERIT;
     o.mode = AFLOCK_SHARED;
     give(get(lock, &o));
     get_and_give(open_special("link", AFLOCK_FOLLOW, AFLOCK_EXCLUSIVE));
-    get_and_give(open_special("dir", AFLOCK_DIRECTORY, AFLOCK_SHARED));
+    if (!protocol->database)
+        get_and_give(open_special("dir", AFLOCK_DIRECTORY, AFLOCK_SHARED));
 }
 
 /* A holder, two readers, a writer behind them; a hold inside a hold. */
@@ -590,6 +612,8 @@ int script_descriptor(void)
 
 static void play_descriptor(void)
 {
+    if (protocol->database)
+        return;
     own = open(fake_path("f"), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     fake_require(own >= 0);
     aflock *lock;
@@ -633,7 +657,7 @@ static void play_kept(void)
     o.flags |= AFLOCK_READ_ONLY;
     o.mode = AFLOCK_SHARED;
     give(get(lock, &o));
-    write_file("g", "text");
+    write_file("g", protocol->database ? "" : "text");
     if (nobody_holds())
         fake_require(rename(fake_path("g"), fake_path("f")) == 0);
     release(get_plain(lock), false);
@@ -905,8 +929,8 @@ static void prepare_files(void)
     fake_require(mkdir(fake_path("dir"), 0777) == 0 || errno == EEXIST);
     fake_require(symlink("dir", fake_path("to-dir")) == 0 || errno == EEXIST);
     fake_require(symlink("f", fake_path("link")) == 0 || errno == EEXIST);
-    if (!protocol->marker && (stat(fake_path("f"), &st) != 0 || st.st_size == 0))
-        write_file("f", "text");
+    if (!protocol->marker && (stat(fake_path("f"), &st) != 0 || (st.st_size == 0) != protocol->database))
+        write_file("f", protocol->database ? "" : "text");
     fake_require(chdir(fake_path(".")) == 0);
 }
 

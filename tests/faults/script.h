@@ -20,10 +20,11 @@ typedef struct script_protocol {
     aflock_protocol number;
     bool (*take)(int fd, aflock_mode mode); /* what another program would do; without waiting */
     bool marker;                            /* the lock is that the file exists */
+    bool database; /* files are empty or databases, nothing of them is changed, and they are nobody's own descriptors */
 } script_protocol;
 
 extern const script_protocol script_protocols[];
-enum { SCRIPT_PROTOCOLS = 3, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
+enum { SCRIPT_PROTOCOLS = 4, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
 
 typedef struct script_chapter {
     const char *name;

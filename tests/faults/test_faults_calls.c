@@ -47,6 +47,7 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
     [SEAM_MKDIR] = {EACCES, EDQUOT, EINTR, ELOOP, EMLINK, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS,
                     EIO},
     [SEAM_READ] = {EIO, EINTR, ENOMEM, EISDIR},
+    [SEAM_READ_HEAD] = {EIO, EINTR, ENOMEM, ESTALE},
     [SEAM_READLINK] = {EINVAL, EACCES, EIO, ELOOP, ENOENT, ENOMEM, ENOTDIR, ENAMETOOLONG, ESTALE},
     [SEAM_DUP] = {EMFILE, EINVAL},
     [SEAM_GETCWD] = {EACCES, ENOENT, ENOMEM, ERANGE},
@@ -55,6 +56,8 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
     [SEAM_PROBE] = {EPERM}, /* not that the process is gone */
     [SEAM_PIDFD] = {ESRCH, EINVAL, EMFILE, ENFILE, ENOMEM, ENODEV, ENOSYS, EPERM},
 };
+
+static const script_protocol *spoken;
 
 static int errno_count(seam_call call)
 {
@@ -90,6 +93,8 @@ static bool is_name(seam_call call, int error, int status)
 {
     if (call == SEAM_GETFD)
         return status == AFLOCK_EINVAL;
+    if (call == SEAM_LOCK && (error == EINVAL || error == ENOLCK) && status == AFLOCK_ENOTSUP)
+        return spoken->database; /* the first of them says so */
     if (call == SEAM_GETCWD && error == ERANGE)
         return status == AFLOCK_ENAMETOOLONG;
     if (call == SEAM_STAT && error == ENOENT && status == AFLOCK_EREPLACED)
@@ -108,7 +113,7 @@ static const char *const STEPS[SEAM_CALLS][3] = {
     [SEAM_CREATE] = {"open"},
     [SEAM_CLOSE] = {"close"},
     [SEAM_LOCK] = {"flock", "fcntl"},
-    [SEAM_UNLOCK] = {"unlock"},
+    [SEAM_UNLOCK] = {"unlock", "fcntl"}, /* of a doorway */
     [SEAM_FSTAT] = {"fstat", "open"},
     [SEAM_STAT] = {"stat", "unlink"},
     [SEAM_WRITE] = {"write"},
@@ -121,6 +126,7 @@ static const char *const STEPS[SEAM_CALLS][3] = {
     [SEAM_FTRUNCATE] = {"ftruncate"},
     [SEAM_MKDIR] = {"mkdir"},
     [SEAM_READ] = {"read /proc/locks", "open"},
+    [SEAM_READ_HEAD] = {"read"},
     [SEAM_DUP] = {"dup", "close"},
 };
 
@@ -195,6 +201,7 @@ static bool is_absorbed(const injection *x)
         return is_one_of(x->error, TAKEN) || (x->error == ESTALE && chapter->replaces);
     case SEAM_STAT: /* replaced: opened anew; not handed on */
         return is_one_of(x->error, GONE) || chapter->hands_on;
+    case SEAM_READ_HEAD:
     case SEAM_IDENTIFY: /* asked again on the executor */
         return where == AFLOCK_IO_AUTO;
     case SEAM_FCHMOD: /* another user's file */
@@ -324,15 +331,23 @@ static void end(void)
     active = false;
 }
 
+/* A writer's lock that seems to be in its own way as it becomes a reader's is told as what it is. */
+static int errno_told(const injection *x, int sys_errno)
+{
+    if (x->call == SEAM_HOSTNAME)
+        return EINVAL; /* a host without a name */
+    bool taken = x->call == SEAM_LOCK && (x->error == EWOULDBLOCK || x->error == EACCES);
+    return spoken->database && taken && sys_errno == EIO ? EIO : x->error;
+}
+
 static bool explains(int status, int sys_errno, const char *step)
 {
     bool found = false;
     for (injection *x = injected; x < injected + injected_count; x++) {
         if (x->error == EINTR) /* nobody ever hears of it */
             continue;
-        const int error = x->call == SEAM_HOSTNAME ? EINVAL : x->error; /* a host without a name */
-        if ((sys_errno >= 0 && sys_errno != error) || !is_name(x->call, error, status) ||
-            (step && !is_step(x->call, step)))
+        if ((sys_errno >= 0 && sys_errno != errno_told(x, sys_errno)) ||
+            !is_name(x->call, errno_told(x, sys_errno), status) || (step && !is_step(x->call, step)))
             continue;
         found = x->reported = true;
     }

@@ -1,6 +1,6 @@
 /* A process that locks one file with aflock, as it is told on its standard input, for tests against other programs.
  *
- *   peer [-o] FILE        -o: open-file-description locks
+ *   peer [-o|-r] FILE        -o: open-file-description locks; -r: as SQLite locks a database
  *
  * Commands, one per line: "try MODE", "wait MODE" and "release", MODE being "exclusive" or "shared". Each is answered
  * by one line: OK, or the name of an error. A wait that finds the file taken says "waiting" first. Ends with its input,
@@ -58,7 +58,7 @@ static void obey(char *line)
         say(aflock_error_name(status));
 }
 
-static int open_peer(aflock_ctx **ctx, const char *file, int ofd)
+static int open_peer(aflock_ctx **ctx, const char *file, aflock_protocol protocol)
 {
     aflock_ctx_options c;
     aflock_epoll_options e;
@@ -68,7 +68,7 @@ static int open_peer(aflock_ctx **ctx, const char *file, int ofd)
     aflock_options_init(&o);
     c.trace = on_trace;
     e.ctx = &c;
-    o.protocol = ofd ? AFLOCK_OFD : AFLOCK_NATIVE;
+    o.protocol = protocol;
     o.poll_interval = AFLOCK_MILLISECOND;
     int status = aflock_epoll_new(ctx, &e);
     return status ? status : aflock_open(&lock, *ctx, file, &o);
@@ -92,10 +92,15 @@ static void on_input(aflock_ctx *ctx, int fd, unsigned events, void *user)
 int main(int argc, char **argv)
 {
     aflock_ctx *ctx;
-    int ended = 0, ofd = argc == 3 && strcmp(argv[1], "-o") == 0;
-    if (argc != 2 + ofd)
+    int ended = 0;
+    aflock_protocol protocol = AFLOCK_NATIVE;
+    if (argc == 3 && strcmp(argv[1], "-o") == 0)
+        protocol = AFLOCK_OFD;
+    else if (argc == 3 && strcmp(argv[1], "-r") == 0)
+        protocol = AFLOCK_RW;
+    if (argc != 2 + (protocol != AFLOCK_NATIVE))
         return 2;
-    int status = open_peer(&ctx, argv[1 + ofd], ofd);
+    int status = open_peer(&ctx, argv[argc - 1], protocol);
     if (!status)
         status = aflock_epoll_watch(ctx, STDIN_FILENO, AFLOCK_EPOLL_READ, on_input, &ended);
     while (!status && !ended)

@@ -215,8 +215,9 @@ static int sys_flock(int fd, int operation)
     return end(k, v, fd, result, NULL);
 }
 
-static int sys_lock_ofd(int fd, short type, bool wait)
+static int sys_lock_ofd(int fd, short type, off_t start, off_t length, bool wait)
 {
+    (void)start, (void)length; /* the protocols here lock all of it */
     sim_process *p = sim_current();
     sim_volume *v = volume_of(p, fd);
     const call_kind *k = type == F_UNLCK ? &UNLOCK : &LOCK;

@@ -19,9 +19,10 @@ unsigned stall_ticks;
 int stall_descriptors;
 
 const stall_protocol STALL_PROTOCOLS[STALL_PROTOCOL_COUNT] = {
-    {"native", AFLOCK_NATIVE, STALL_FLOCK, "flock", false},
-    {"ofd", AFLOCK_OFD, STALL_SETLK, "fcntl", false},
-    {"soft", AFLOCK_SOFT, STALL_CREATE, "open", true},
+    {"native", AFLOCK_NATIVE, STALL_FLOCK, "flock", 1, AFLOCK_ESYS, false},
+    {"ofd", AFLOCK_OFD, STALL_SETLK, "fcntl", 1, AFLOCK_ESYS, false},
+    {"rw", AFLOCK_RW, STALL_SETLK, "fcntl", 2, AFLOCK_ENOTSUP, false},
+    {"soft", AFLOCK_SOFT, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
 };
 
 /* ----------------------------------------------------------------------------------------------------- the fixture */
@@ -96,7 +97,7 @@ aflock *stall_open(const stall_protocol *p, const char *path, aflock_io io)
 static bool take(const stall_protocol *p, int fd)
 {
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    int rc = p->protocol == AFLOCK_OFD ? fcntl(fd, F_OFD_SETLK, &whole) : flock(fd, LOCK_EX | LOCK_NB);
+    int rc = p->protocol != AFLOCK_NATIVE ? fcntl(fd, F_OFD_SETLK, &whole) : flock(fd, LOCK_EX | LOCK_NB);
     ck_assert(rc == 0 || errno == EAGAIN);
     return rc == 0;
 }

@@ -14,12 +14,14 @@ typedef struct stall_protocol {
     aflock_protocol protocol;
     stall_call lock;  /* the request that takes the lock */
     const char *step; /* as the library calls it */
+    unsigned calls;   /* of it, for one exclusive lock */
+    int unknown;      /* the status where the file system says ENOLCK */
     bool marker;      /* the lock is that the file exists */
 } stall_protocol;
 
 /* The last one is that with markers. */
 extern const stall_protocol STALL_PROTOCOLS[];
-enum { STALL_PROTOCOL_COUNT = 3, STALL_KERNEL_PROTOCOL_COUNT = 2 };
+enum { STALL_PROTOCOL_COUNT = 4, STALL_KERNEL_PROTOCOL_COUNT = 3 };
 
 void stall_scene_begin(void);
 void stall_scene_end(void);

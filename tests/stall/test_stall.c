@@ -287,7 +287,8 @@ START_TEST(the_lock_call_fails)
     begin_with(_i);
     for (int i = 0; i < ERROR_COUNT; i++) {
         stall_fail(m, STALL_LOCK, "/f", ERRORS[i].error);
-        must_fail(ERRORS[i].status, ERRORS[i].error, protocol->step);
+        int status = ERRORS[i].error == ENOLCK ? protocol->unknown : ERRORS[i].status;
+        must_fail(status, ERRORS[i].error, protocol->step);
         stall_run_until_free(protocol, "m.files/f");
     }
     must_work("m.files/f");
@@ -462,7 +463,7 @@ START_TEST(a_late_success_is_for_the_next)
     stall_resume(m);
     stall_run_until_answered(&b);
     ck_assert_int_eq(b.result.status, 0);
-    ck_assert_uint_eq(stall_count(m, protocol->lock), 1);
+    ck_assert_uint_eq(stall_count(m, protocol->lock), protocol->calls);
     ck_assert_int_eq(release(b.result.req).result.status, 0);
     stall_run_until_free(protocol, "m.files/f");
     check_loop_is_free();

@@ -241,24 +241,44 @@ static bool flock_drop(int fd)
     return flock(fd, LOCK_UN) == 0;
 }
 
-static bool record(int fd, short type, bool wait)
+enum { PENDING = 0x40000000, RANGE = PENDING + 2, RANGE_BYTES = 510 }; /* SQLite's */
+
+static bool bytes(int fd, short type, off_t start, off_t length, bool wait)
 {
     int rc;
-    struct flock whole = {.l_type = type, .l_whence = SEEK_SET};
+    struct flock range = {.l_type = type, .l_whence = SEEK_SET, .l_start = start, .l_len = length};
     do
-        rc = fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &whole);
+        rc = fcntl(fd, wait ? F_OFD_SETLKW : F_OFD_SETLK, &range);
     while (rc != 0 && errno == EINTR);
     return rc == 0;
 }
 
 static bool ofd_take(int fd, bool shared, bool wait)
 {
-    return record(fd, shared ? F_RDLCK : F_WRLCK, wait);
+    return bytes(fd, shared ? F_RDLCK : F_WRLCK, 0, 0, wait);
 }
 
 static bool ofd_drop(int fd)
 {
-    return record(fd, F_UNLCK, false);
+    return bytes(fd, F_UNLCK, 0, 0, false);
+}
+
+/* As SQLite does: through the doorway, or with a claim that the shared range follows. */
+static bool rw_drop(int fd)
+{
+    return bytes(fd, F_UNLCK, PENDING, RANGE - PENDING + RANGE_BYTES, false);
+}
+
+static bool rw_take(int fd, bool shared, bool wait)
+{
+    if (!bytes(fd, shared ? F_RDLCK : F_WRLCK, PENDING, shared ? 1 : RANGE - PENDING, wait))
+        return false;
+    bool got = bytes(fd, shared ? F_RDLCK : F_WRLCK, RANGE, RANGE_BYTES, wait);
+    if (!got)
+        rw_drop(fd);
+    else if (shared)
+        require(bytes(fd, F_UNLCK, PENDING, 1, false));
+    return got;
 }
 
 /* A marker that is complete before it is to be seen: its maker may be killed at any time. Without a start token: others
@@ -297,10 +317,11 @@ static bool marker_drop(int fd)
 }
 
 const protocol protocols[] = {
-    {"native", AFLOCK_NATIVE, false, flock_take, flock_drop},
-    {"ofd", AFLOCK_OFD, false, ofd_take, ofd_drop},
-    {"soft", AFLOCK_SOFT, true, marker_take, marker_drop},
-    {NULL, AFLOCK_NATIVE, false, NULL, NULL},
+    {"native", AFLOCK_NATIVE, false, false, flock_take, flock_drop},
+    {"ofd", AFLOCK_OFD, false, false, ofd_take, ofd_drop},
+    {"rw", AFLOCK_RW, false, true, rw_take, rw_drop},
+    {"soft", AFLOCK_SOFT, true, false, marker_take, marker_drop},
+    {NULL, AFLOCK_NATIVE, false, false, NULL, NULL},
 };
 
 const protocol *protocol_named(const char *name)

@@ -71,7 +71,8 @@ int open_descriptors(void); /* of this process */
 typedef struct protocol {
     const char *name;
     aflock_protocol number;
-    bool marker; /* the lock is that LOCK_FILE exists: no descriptor, nothing shared */
+    bool marker;   /* the lock is that LOCK_FILE exists: no descriptor, nothing shared */
+    bool database; /* nothing of the file may be changed, and it is nobody's own descriptor */
     bool (*take)(int fd, bool shared, bool wait);
     bool (*drop)(int fd);
 } protocol;

@@ -24,7 +24,7 @@
 enum { LOOPS = 4, QUIET = 0, BYSTANDERS = 2, TASKS = 3, CHILDREN_MOST = 24, STAYING_MOST = 4 };
 enum { THINK_MOST = 4000000, HOLD_MOST = 200000, LINGER_MOST = 400000000, BYSTANDER_MOST = 60000000 }; /* ns */
 
-static const char HELP[] = "usage: storm-forks [--protocol native|ofd] [--seconds N] [--seed N]\n"
+static const char HELP[] = "usage: storm-forks [--protocol native|ofd|rw] [--seconds N] [--seed N]\n"
                            "\n"
                            "Forks at random moments from a program with threads that hold and await locks; fails if\n"
                            "parent or child notices. Prints what it did; a failure prints the seed.\n";
@@ -380,7 +380,7 @@ static void ask(aflock_ctx *ctx, void *user)
         o.on_acquired = on_acquired;
         o.on_acquired_user = t->actor;
     }
-    if (dice_percent(d, 20))
+    if (!spoken->database && dice_percent(d, 20))
         o.flags |= AFLOCK_TRUNCATE;
     require_status(aflock_acquire(t->lock, &o, on_lock, t, &t->req), 0);
 }

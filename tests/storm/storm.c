@@ -20,7 +20,7 @@
 enum { ROUND = 5, STOPPED_MOST = 3 };
 enum { TICK_MOST = 6000000, STOP_MOST = 20000000, BRIEF_STOP = 2000000, DOWN_MOST = 10000000 }; /* ns */
 
-static const char HELP[] = "usage: storm [--protocol native|ofd|soft] [--seconds N] [--processes 1..8] [--seed N]\n"
+static const char HELP[] = "usage: storm [--protocol native|ofd|rw|soft] [--seconds N] [--processes 1..8] [--seed N]\n"
                            "\n"
                            "Kills, stops and restarts processes that share a lock; fails if two hold it at one time,\n"
                            "or if somebody never gets it again. Prints what it did; a failure prints the seed.\n";

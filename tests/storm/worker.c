@@ -224,7 +224,7 @@ static void choose_for_a_file(task *t, unsigned lock, bool own)
         o->mode = AFLOCK_SHARED;
     if (lock == 1) /* a spelling by way of a symbolic link to the directory; the link at the end is another matter */
         o->flags |= AFLOCK_FOLLOW;
-    if (!own && dice_percent(&w.dice, 10))
+    if (!own && !w.protocol->database && dice_percent(&w.dice, 10))
         o->flags |= AFLOCK_TRUNCATE;
     else if (!own && o->mode == AFLOCK_SHARED && dice_percent(&w.dice, 20))
         o->flags |= AFLOCK_READ_ONLY;
@@ -246,7 +246,8 @@ static void choose_options(task *t)
         o->timeout = dice_percent(&w.dice, 40) ? 0 : dice_up_to(&w.dice, TIMEOUT_MOST) + 1;
     if (dice_percent(&w.dice, 25))
         o->owner = &owners[dice_below(&w.dice, OWNERS)];
-    if (!own && dice_percent(&w.dice, 10))
+    const bool changes = !own && !w.protocol->database;
+    if (changes && dice_percent(&w.dice, 10))
         o->file_mode = 0600;
     if (!w.protocol->marker)
         choose_for_a_file(t, lock, own);
@@ -401,7 +402,8 @@ static void make_context(void)
     epoll.pool = &pool;
     epoll.ctx = &context;
     require_status(aflock_epoll_new(&w.ctx, &epoll), 0);
-    w.fd = !w.protocol->marker && dice_percent(&w.dice, 30) ? open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
+    const bool own = !w.protocol->marker && !w.protocol->database && dice_percent(&w.dice, 30);
+    w.fd = own ? open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
     for (unsigned i = 0; i < LOCKS; i++) {
         aflock_options o;
         aflock_options_init(&o);

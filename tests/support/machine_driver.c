@@ -199,7 +199,7 @@ void driver_check_action(const afl_action *a)
         must((p->grip == AFL_GRIP_PENDING && p->head) || (p->grip == AFL_GRIP_HELD && p->holders));
         break;
     case AFL_OP_WATCH:
-        must(p->grip == AFL_GRIP_KEPT && p->head && !p->watching);
+        must((p->grip == AFL_GRIP_KEPT || p->grip == AFL_GRIP_PENDING) && p->head && !p->watching);
         break;
     default:
         must(a->op == AFL_OP_UNWATCH || p->op == AFL_OP_TRY);
@@ -283,14 +283,14 @@ void driver_see(driver *d, const char *expected)
     compare(d, expected);
 }
 
-static afl_outcome success(afl_op op)
+static afl_outcome success(const afl_path *p)
 {
-    switch (op) {
+    switch ((afl_op)p->op) {
     case AFL_OP_TRY:
     case AFL_OP_ADOPT:
         return WON;
     case AFL_OP_BEAT:
-        return BEATEN;
+        return p->grip == AFL_GRIP_HELD ? REFRESHED : BEATEN;
     default:
         return DONE;
     }
@@ -305,7 +305,7 @@ void driver_serve(driver *d)
         for (size_t i = 0; i < d->path_count; i++) {
             afl_path *p = &d->paths[i].path;
             if (p->op != AFL_OP_NONE) {
-                driver_done(d, p, success((afl_op)p->op));
+                driver_done(d, p, success(p));
                 more = true;
             }
         }

@@ -76,6 +76,7 @@ const char *seam_name(seam_call call)
         [SEAM_RANDOM] = "random",
         [SEAM_MKDIR] = "mkdir",
         [SEAM_READ] = "read",
+        [SEAM_READ_HEAD] = "read_head",
         [SEAM_READLINK] = "readlink",
         [SEAM_DUP] = "dup",
         [SEAM_GETCWD] = "getcwd",
@@ -330,10 +331,10 @@ static int seam_flock(int fd, int operation)
     return end(call, fd, begin(call, fd, NULL) ? afl_sys_linux.flock(fd, operation) : -1);
 }
 
-static int seam_lock_ofd(int fd, short type, bool wait)
+static int seam_lock_ofd(int fd, short type, off_t start, off_t length, bool wait)
 {
     seam_call call = type == F_UNLCK ? SEAM_UNLOCK : SEAM_LOCK;
-    return end(call, fd, begin(call, fd, NULL) ? afl_sys_linux.lock_ofd(fd, type, wait) : -1);
+    return end(call, fd, begin(call, fd, NULL) ? afl_sys_linux.lock_ofd(fd, type, start, length, wait) : -1);
 }
 
 static int seam_fstat(int fd, struct stat *st)
@@ -440,6 +441,12 @@ static ssize_t seam_read(int fd, void *buffer, size_t size)
     return end(SEAM_READ, fd, begin(SEAM_READ, fd, NULL) ? (int)afl_sys_linux.read(fd, buffer, size) : -1);
 }
 
+static ssize_t seam_read_head(int fd, void *buffer, size_t size, bool cached)
+{
+    bool go = begin(SEAM_READ_HEAD, fd, NULL);
+    return end(SEAM_READ_HEAD, fd, go ? (int)afl_sys_linux.read_head(fd, buffer, size, cached) : -1);
+}
+
 static ssize_t seam_readlink(const char *path, char *target, size_t size)
 {
     bool go = begin(SEAM_READLINK, -1, path);
@@ -511,6 +518,7 @@ void seam_install(aflock_ctx *ctx)
         table.link_fd = seam_link_fd;
         table.mkdir = seam_mkdir;
         table.read = seam_read;
+        table.read_head = seam_read_head;
         table.readlink = seam_readlink;
         table.getcwd = seam_getcwd;
         table.descriptor_flags = seam_descriptor_flags;

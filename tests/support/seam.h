@@ -33,6 +33,7 @@ typedef enum seam_call {
     SEAM_RANDOM,
     SEAM_MKDIR,
     SEAM_READ,
+    SEAM_READ_HEAD,
     SEAM_READLINK,
     SEAM_DUP, /* from here on: calls that reach no file system */
     SEAM_GETCWD,

@@ -60,6 +60,12 @@ void walk_begin(const walk_world *w)
 
 /* ------------------------------------------------------------------------------------------------------ what can be */
 
+/* Something of ours that can be listened to while waiting. */
+static bool is_audible(unsigned grip)
+{
+    return grip == AFL_GRIP_KEPT || grip == AFL_GRIP_PENDING;
+}
+
 static bool free_for(const walk_file *f, int mode)
 {
     return !f->writer && (mode == SHARED || f->readers == 0);
@@ -81,8 +87,12 @@ static size_t try_outcomes(const walk_world *w, const afl_path *p, afl_outcome *
             o[n++] = CONTENDED;
         if (may(w, WALK_PENDING) && p->tried_mode == EXCLUSIVE)
             o[n++] = PENDING;
-        if (may(w, WALK_RENEWED) && p->grip == AFL_GRIP_KEPT) {
+        if (may(w, WALK_RENEWED) && is_audible(p->grip)) {
             o[n] = KEPT;
+            o[n++].renewed = true;
+        }
+        if (may(w, WALK_RENEWED) && may(w, WALK_PENDING) && is_audible(p->grip) && p->tried_mode == EXCLUSIVE) {
+            o[n] = PENDING;
             o[n++].renewed = true;
         }
     }
@@ -329,8 +339,8 @@ static void finish(const walk_world *w, size_t i, unsigned variant)
     f->wanted = f->wanted && f->held && o[variant].answer != AFL_ERROR; /* what failed may be held again */
     if (o[variant].answer == AFL_PENDING || p->op == AFL_OP_BEAT)
         f->beaten = walk_now.now;
-    if (p->op == AFL_OP_TRY)
-        f->elsewhere = f->listening && (o[variant].renewed || o[variant].grip != AFL_GRIP_KEPT || f->elsewhere);
+    if (p->op == AFL_OP_TRY || p->op == AFL_OP_BEAT)
+        f->elsewhere = f->listening && (o[variant].renewed || !is_audible(f->grip) || f->elsewhere);
     afl_machine_done(&walk_now.machine, p, &o[variant], walk_now.now);
     must(p->op == AFL_OP_NONE);
 }

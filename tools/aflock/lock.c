@@ -319,6 +319,8 @@ static int failure_status(const waiter *w)
     case ENOMEM:
     case AFLOCK_ENOMEM:
         return EX_OSERR;
+    case AFLOCK_EPROTO:
+        return EX_DATAERR;
     case ENOLCK:
         return lock_failed(w) ? EX_OSERR : EX_NOINPUT;
     case EMFILE:
@@ -372,7 +374,11 @@ static int failure(const waiter *w)
                      target(o), w->progress.holder);
         return o->conflict_status;
     }
-    if (w->status == AFLOCK_EMISMATCH && strcmp(w->step, "duration") == 0)
+    if (w->status == AFLOCK_EPROTO && o->protocol == AFLOCK_RW)
+        complain("cannot lock '%s': %s", target(o),
+                 strcmp(w->step, "WAL mode") == 0 ? "its connections lock something else, as it is in WAL mode"
+                                                  : "it is neither a database nor empty");
+    else if (w->status == AFLOCK_EMISMATCH && strcmp(w->step, "duration") == 0)
         complain("cannot lock '%s': the lease that is there has another duration", target(o));
     else if (w->detail[0])
         complain("cannot lock '%s': %s", target(o), w->detail);
@@ -456,11 +462,14 @@ static int drop(waiter *w)
 
 static uint32_t file_flags(const options *o)
 {
-    uint32_t flags = AFLOCK_CREATE | AFLOCK_FOLLOW | AFLOCK_DIRECTORY;
+    uint32_t flags = AFLOCK_CREATE | AFLOCK_FOLLOW;
 
+    if (o->protocol != AFLOCK_RW)
+        flags |= AFLOCK_DIRECTORY;
     if (!o->close)
         flags |= AFLOCK_INHERIT;
-    if (o->protocol != AFLOCK_OFD || o->mode == AFLOCK_SHARED) /* only these exclusive locks need to write */
+    if ((o->protocol != AFLOCK_OFD && o->protocol != AFLOCK_RW) ||
+        o->mode == AFLOCK_SHARED) /* only these exclusive locks need to write */
         flags |= AFLOCK_READ_ONLY;
     return flags;
 }
@@ -501,9 +510,11 @@ static int take_file(waiter *w)
         wait_for(w, path, -1, AFLOCK_CREATE);
         return GO_ON;
     }
-    if (!*path || insists_on_directory(path))
+    if (w->options->protocol != AFLOCK_RW && (!*path || insists_on_directory(path)))
         return take_opened(w);
     wait_for(w, path, -1, flags);
+    if (w->options->protocol == AFLOCK_RW)
+        return GO_ON;
     if ((flags & AFLOCK_READ_ONLY) && wants_write_access(w))
         wait_for(w, path, -1, flags & ~(uint32_t)AFLOCK_READ_ONLY);
     return !w->signal && w->status == AFLOCK_ENOTFILE ? take_opened(w) : GO_ON;

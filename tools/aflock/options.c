@@ -14,7 +14,15 @@
 #include <string.h>
 #include <sysexits.h>
 
-enum { OPTION_VERBOSE = CHAR_MAX + 1, OPTION_FCNTL, OPTION_SOFT, OPTION_SOFT_FALLBACK, OPTION_STRICT, OPTION_LEASE };
+enum {
+    OPTION_VERBOSE = CHAR_MAX + 1,
+    OPTION_FCNTL,
+    OPTION_SOFT,
+    OPTION_SOFT_FALLBACK,
+    OPTION_STRICT,
+    OPTION_LEASE,
+    OPTION_RW
+};
 
 static const struct option long_options[] = {
     {"shared", no_argument, NULL, 's'},
@@ -32,6 +40,7 @@ static const struct option long_options[] = {
     {"soft-fallback", no_argument, NULL, OPTION_SOFT_FALLBACK},
     {"strict", no_argument, NULL, OPTION_STRICT},
     {"lease", required_argument, NULL, OPTION_LEASE},
+    {"rw", no_argument, NULL, OPTION_RW},
     {"verbose", no_argument, NULL, OPTION_VERBOSE},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -60,6 +69,7 @@ static const char help_text[] =
     "  -F, --no-fork                  become the command instead of waiting for it\n"
     "  -c, --command STRING           run STRING with $SHELL or /bin/sh; after FILE\n"
     "      --fcntl                    open-file-description lock on the whole file\n"
+    "      --rw                       lock as SQLite locks a database\n"
     "      --soft                     lock by a marker: a file that names its holder\n"
     "      --soft-fallback            do so where the file system has no flock(2)\n"
     "      --strict                   lock by claims, which are never taken for left behind\n"
@@ -147,7 +157,7 @@ static int parse_conflict_status(options *o, const char *text)
 
 /* What the options say before they are weighed against each other. */
 struct waiting {
-    int fcntl;
+    int fcntl, rw;
     const char *marker; /* the option that asks for one */
     int nonblock;
     const char *not_a_time; /* the argument of -w, if it is a number but no time */
@@ -263,6 +273,10 @@ static int parse_option(options *o, struct waiting *w, int option, const char *w
         w->fcntl = 1;
         o->protocol = AFLOCK_OFD;
         return GO_ON;
+    case OPTION_RW:
+        w->rw = 1;
+        o->protocol = AFLOCK_RW;
+        return GO_ON;
     case OPTION_SOFT:
         o->protocol = AFLOCK_SOFT;
         return take_marker(w, "soft");
@@ -337,6 +351,10 @@ static int parse_operands(options *o, const char *marker, int count, char **word
                  o->protocol == AFLOCK_STRICT ? "claims" : "marker");
         return EX_USAGE;
     }
+    if (count == 1 && o->protocol == AFLOCK_RW) {
+        complain("--rw requires a file and a command");
+        return EX_USAGE;
+    }
     if (count == 1)
         return parse_descriptor(o, words[0]);
     o->file = words[0];
@@ -363,6 +381,7 @@ int is_by_marker(const options *o)
 static int check_marker(const options *o, const struct waiting *w)
 {
     const char *other = w->fcntl                      ? "fcntl"
+                        : w->rw                       ? "rw"
                         : o->mode == AFLOCK_SHARED    ? "shared"
                         : o->unlock                   ? "unlock"
                         : o->close && is_by_marker(o) ? "close"
@@ -372,6 +391,16 @@ static int check_marker(const options *o, const struct waiting *w)
     if (!w->marker || !other)
         return GO_ON;
     complain("the --%s and --%s options are incompatible", w->marker, other);
+    return EX_USAGE;
+}
+
+static int check_rw(const options *o, const struct waiting *w)
+{
+    const char *other = w->fcntl ? "fcntl" : o->unlock ? "unlock" : NULL;
+
+    if (!w->rw || !other)
+        return GO_ON;
+    complain("the --rw and --%s options are incompatible", other);
     return EX_USAGE;
 }
 
@@ -451,7 +480,7 @@ int options_parse(options *o, int argc, char **argv)
         complain("the --no-fork and --close options are incompatible");
         return EX_USAGE;
     }
-    if ((status = check_marker(o, &w)) != GO_ON)
+    if ((status = check_marker(o, &w)) != GO_ON || (status = check_rw(o, &w)) != GO_ON)
         return status;
     quoted = strcmp(argv[optind - 1], "--") == 0;
     if ((status = parse_operands(o, w.marker, argc - optind, argv + optind, quoted)) != GO_ON)

@@ -143,13 +143,24 @@ typedef enum aflock_protocol {
                          descriptor, at most 200 bytes. A release that cannot take both claims of the hold away leaves
                          it held if nothing is gone; otherwise it has ended (status 0), cleanup_errno says why the rest
                          still keeps others out, and it is tried again until it is gone */
-    AFLOCK_LEASE = 4   /* a marker that expires: the holder refreshes it (aflock_options.heartbeat), and who finds it
-                          aflock_options.duration old takes it, whether the holder lives or not: excludes Python's
-                          SoftFileLease (py-filelock 3.32). Two may hold at a time, by contract: the one who lost it is
-                          told (aflock_acquire_options.on_compromise), and goes on until he heeds it. All who use the path
-                          must agree on the duration; who does not is answered AFLOCK_EMISMATCH. The age of a marker is
-                          this host's clock less the file's time: clocks that differ by more than two thirds of the
-                          duration break live holders. Otherwise as AFLOCK_SOFT */
+    AFLOCK_LEASE = 4,  /* a marker that expires: the holder refreshes it (aflock_options.heartbeat), and who finds it
+                         aflock_options.duration old takes it, whether the holder lives or not: excludes Python's
+                         SoftFileLease (py-filelock 3.32). Two may hold at a time, by contract: the one who lost it is
+                         told (aflock_acquire_options.on_compromise), and goes on until he heeds it. All who use the path
+                         must agree on the duration; who does not is answered AFLOCK_EMISMATCH. The age of a marker is
+                         this host's clock less the file's time: clocks that differ by more than two thirds of the
+                         duration break live holders. Otherwise as AFLOCK_SOFT */
+    AFLOCK_RW = 5      /* many readers (AFLOCK_SHARED) or one writer, on the bytes by which SQLite locks a database:
+                          excludes Python's ReadWriteLock (py-filelock) and connections of SQLite in rollback mode, a
+                          reader as BEGIN and a SELECT, a writer as BEGIN EXCLUSIVE. A writer who waits keeps new readers
+                          out, those of other programs, too, but for connections of a process that reads already. The file
+                          is a database or empty, and its content stays as it is: symbolic links are followed
+                          (AFLOCK_FOLLOW); AFLOCK_TRUNCATE, AFLOCK_DIRECTORY, file_mode, a descriptor of the caller's, and
+                          a writer with AFLOCK_READ_ONLY are AFLOCK_EINVAL. AFLOCK_EPROTO, with the step "not a database"
+                          or "WAL mode": it is something else, or its connections lock something else. AFLOCK_ENOTSUP: the
+                          file system has no open-file-description locks. A process must use SQLite or this library on a
+                          file, never both: closing a descriptor drops all locks that SQLite has on the file in this
+                          process */
 } aflock_protocol;
 
 /* Where attempts run. If one lock on a path has AFLOCK_IO_POOL, it holds for all of them. */
@@ -583,7 +594,7 @@ typedef struct aflock_holder {
     int held;         /* 1: somebody holds it, this process included */
     aflock_mode mode; /* of the holder named */
     int64_t pid;      /* of one holder; 0: not known */
-    uint32_t count;   /* processes seen to hold it */
+    uint32_t count;   /* processes seen to hold it; AFLOCK_RW: readers, or 1 */
 
     const char *host; /* that a marker names, or "" */
     uint64_t age;     /* ns since a marker was written */
@@ -597,6 +608,8 @@ typedef struct aflock_holder {
     uint32_t claim_count;
     uint32_t claims_left_out; /* ... and so many more are there */
     const char *detail;       /* with AFLOCK_EPROTO: which file, and why ("FILE: REASON"); or NULL */
+
+    int pending; /* AFLOCK_RW: 1: a writer waits for the readers to leave, and lets no other in */
 } aflock_holder;
 typedef void (*aflock_inspected)(aflock *lock, const aflock_holder *holder, void *user);
 AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *user);
