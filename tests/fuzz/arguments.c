@@ -90,7 +90,7 @@ static bool is_quoted(const char *word, int count, char **words)
 static void check_order(const options *o, int count, char **words)
 {
     fuzz_require(o->mode == AFLOCK_EXCLUSIVE || o->mode == AFLOCK_SHARED);
-    fuzz_require(o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_STRICT);
+    fuzz_require(o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_RW);
     fuzz_require(o->conflict_status >= 0 && o->conflict_status <= 255);
     fuzz_require(!(o->no_fork && o->close));
     if (o->action != ACTION_LOCK) {
@@ -100,6 +100,10 @@ static void check_order(const options *o, int count, char **words)
     fuzz_require(!o->json && !o->force && !o->claim && (o->file != NULL) == (o->command != NULL));
     if (is_by_marker(o))
         fuzz_require(o->file && o->mode == AFLOCK_EXCLUSIVE && !o->unlock && !o->close && !o->no_fork);
+    if (o->protocol == AFLOCK_RW)
+        fuzz_require(o->file && !o->unlock);
+    if (o->protocol == AFLOCK_LEASE)
+        fuzz_require(o->duration >= 100 * AFLOCK_MILLISECOND && o->duration <= AFLOCK_FOREVER / 4);
     if (!o->file)
         return;
     fuzz_require(o->command[0]);

@@ -321,7 +321,7 @@ typedef enum aflock_wait {
                          takes over, or which is given back at once. That its file was replaced or unlinked it hears as
                          NOTIFY does; where nothing can be heard, only when the holder of the old file is through.
                          Threads are bounded for each context (aflock_pool_options.max_parked); beyond that, on an
-                         executor that has none for this, and for a caller's descriptor: AUTO */
+                         executor that has none for this, with AFLOCK_RW, and for a caller's descriptor: AUTO */
 } aflock_wait;
 
 typedef struct aflock_options {
