@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-bool afl_marker_serves(uint32_t flags, int mode, bool on_acquired, uint32_t file_mode)
+bool afl_marker_serves(uint32_t flags, aflock_mode mode, bool on_acquired, uint32_t file_mode)
 {
     return mode == AFLOCK_EXCLUSIVE && !on_acquired && flags & AFLOCK_CREATE && file_mode & S_IWUSR;
 }
@@ -16,7 +16,8 @@ static bool is_served(const afl_request *r)
 {
     const afl_entry *e = AFL_CONTAINER(afl_entry, request, r);
     const afl_extras *x = e->extras;
-    return afl_marker_serves(e->flags, r->mode, x && x->on_acquired, x ? x->file_mode : AFLOCK_MODE_DEFAULT);
+    return afl_marker_serves(e->flags, (aflock_mode)r->mode, x && x->on_acquired,
+                             x ? x->file_mode : AFLOCK_MODE_DEFAULT);
 }
 
 void afl_place_refuse_unservable(afl_place *p)

@@ -385,7 +385,7 @@ uint64_t afl_waits_deadline(const aflock_ctx *ctx);
  */
 
 /* Can a marker serve the request that was meant for a lock of the kernel's? */
-bool afl_marker_serves(uint32_t flags, int mode, bool on_acquired, uint32_t file_mode);
+bool afl_marker_serves(uint32_t flags, aflock_mode mode, bool on_acquired, uint32_t file_mode);
 void afl_place_fall(afl_place *p);                       /* from now on protocol->falls_to is spoken */
 void afl_place_refuse_unservable(afl_place *p);          /* waiting requests that what is spoken cannot serve */
 void afl_place_told(afl_place *p, const afl_outcome *o); /* says once what could be done about a failure */
