@@ -118,6 +118,27 @@ START_TEST(our_token_is_the_peers)
 END_TEST
 
 /* A name may be whatever it likes, also what the fields after it look like. */
+/* What a process has found out about itself is no news of its child, which starts later. */
+START_TEST(a_child_is_another)
+{
+    afl_self self = {.pid = 0};
+    afl_start ours, again, known;
+    int status;
+    ck_assert(afl_own_start(sys, &self, &ours) && afl_own_start(sys, &self, &again));
+    ck_assert(afl_process_start(sys, getpid(), &known));
+    ck_assert(afl_start_equal(&ours, &known) && afl_start_equal(&again, &known));
+    usleep(50000); /* start times are counted in hundredths */
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        bool told = afl_own_start(sys, &self, &again) && afl_process_start(sys, getpid(), &known);
+        _exit(told && afl_start_equal(&again, &known) && !afl_start_equal(&again, &ours) ? 0 : 1);
+    }
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+END_TEST
+
 START_TEST(a_name_does_not_move_the_fields)
 {
     static const char *const names[] = {"a b c d", ")", "(", "a) S 1 1 1", ") R 1 2 3 4 5 6", "\n1 2 3", "((((((", ""};
@@ -569,6 +590,7 @@ int main(void)
 {
     const TTest *const tests[] = {our_name_is_the_hosts,
                                   our_token_is_the_peers,
+                                  a_child_is_another,
                                   a_name_does_not_move_the_fields,
                                   alive_dead_and_waited_for,
                                   we_are_not_gone,

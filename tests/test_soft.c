@@ -46,6 +46,18 @@ START_TEST(what_is_written)
 }
 END_TEST
 
+/* Who we are is found out once. */
+START_TEST(what_is_read_once)
+{
+    aflock *lock = open_soft(_i);
+    must_get_soft(lock);
+    const int before = seam_count(SEAM_READ);
+    aflock_req req = must_hold_soft(lock);
+    must_release(lock, req);
+    ck_assert_int_eq(seam_count(SEAM_READ), before);
+}
+END_TEST
+
 START_TEST(parents_are_made)
 {
     aflock_options o = soft_options(_i);
@@ -1079,6 +1091,7 @@ int main(void)
     const TTest *const once[] = {no_standard_stream, holders_are_killed, holders_are_killed_where_files_have_names,
                                  NULL};
     const TTest *const each[] = {what_is_written,
+                                 what_is_read_once,
                                  parents_are_made,
                                  handed_on,
                                  what_was_lost_is_not_handed_on,

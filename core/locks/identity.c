@@ -127,6 +127,19 @@ static bool is_another(const afl_sys *sys, const afl_start *token, uint64_t time
     return has_boot_id(&now) && !afl_start_equal(&now, token);
 }
 
+bool afl_own_start(const afl_sys *sys, afl_self *self, afl_start *start)
+{
+    const pid_t pid = sys->getpid();
+    if (self->pid != pid) {
+        self->pid = 0;
+        if (!afl_process_start(sys, pid, &self->start))
+            return false;
+        self->pid = pid;
+    }
+    *start = self->start;
+    return true;
+}
+
 bool afl_owner_gone(const afl_sys *sys, const afl_record *record)
 {
     uint64_t time;

@@ -1,5 +1,5 @@
 /* Who we are to others, and whether the one whom a record names is gone: host name, boot id, start time of a process.
- * Nothing is remembered; everything is read from /proc, which does not hang. Any thread.
+ * Of others nothing is remembered; everything is read from /proc, which does not hang. Any thread.
  *
  * Nobody is gone on doubt: what cannot be read or asked is alive. Processes that have our host name but live in another
  * pid namespace (containers, cloned machines) look gone, so host names must differ.
@@ -19,6 +19,16 @@ bool afl_host_name(const afl_sys *sys, char name[AFL_HOST_NAME]);
  * a record has none. A token without boot id, which the peer would write, is none to others who can read it: they would
  * break a live holder's marker. */
 bool afl_process_start(const afl_sys *sys, pid_t pid, afl_start *start);
+
+/* What was found out about this process. All zero at first; a forked child is another process. */
+typedef struct afl_self {
+    pid_t pid; /* 0: nothing */
+    afl_start start;
+} afl_self;
+
+/* The start token of this process; /proc is asked once, as nothing of it changes. False: as above, and it is asked
+ * again the next time. */
+bool afl_own_start(const afl_sys *sys, afl_self *self, afl_start *start);
 
 /* Is the holder of a SOFT or LEASE record provably gone? That is: its host is ours, and its pid does not exist, or that
  * of a process that started at another time. A process that is dead and not waited for still exists. Of two tokens one

@@ -52,7 +52,7 @@ static size_t own_record(afl_work *w, afl_marker_print print, char *text, size_t
     if (!afl_host_name(w->sys, host))
         return 0;
     afl_record own = {.pid = (int32_t)w->sys->getpid(), .host = {host, strlen(host)}};
-    own.has_start = afl_process_start(w->sys, own.pid, &own.start);
+    own.has_start = afl_own_start(w->sys, &w->self, &own.start);
     return print(w, &own, text, size);
 }
 

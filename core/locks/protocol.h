@@ -9,6 +9,7 @@
 #ifndef AFL_PROTOCOL_H
 #define AFL_PROTOCOL_H
 
+#include "locks/identity.h"
 #include "machine/machine.h"
 #include "sys/files.h"
 
@@ -109,6 +110,7 @@ struct afl_work {
     uint64_t dev, ino; /* of fd, if it was identified */
     int holder;        /* becomes readable when the holder's process ends: watched between attempts; -1 */
     char token[33];    /* of the claim that is held, or "" */
+    afl_self self;     /* who we are, for records */
     void *state;
 };
 

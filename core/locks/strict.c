@@ -182,14 +182,14 @@ static mode_t mode_of(const afl_work *w)
 }
 
 /* Who we are. 0: f->why says why that cannot be told. */
-static size_t own_record(const afl_work *w, afl_folder *f, char *text, size_t size)
+static size_t own_record(afl_work *w, afl_folder *f, char *text, size_t size)
 {
     char host[AFL_HOST_NAME];
     afl_claim own = {.pid = (int32_t)w->sys->getpid()};
     const bool named = afl_host_name(w->sys, host);
     if (named) {
         memcpy(own.host, host, sizeof host);
-        own.has_start = afl_process_start(w->sys, own.pid, &own.start);
+        own.has_start = afl_own_start(w->sys, &w->self, &own.start);
     }
     const size_t length = named ? afl_claim_print(&own, state_of(w)->token, text, size) : 0;
     if (length == 0)

@@ -95,7 +95,7 @@ static size_t subject_count;
 static aflock_token *token;
 static unsigned questions, answers;
 static bool draining, freed;
-static bool stranded; /* a marker could neither be completed nor taken away, and somebody was told */
+static bool stranded; /* a marker could neither be completed nor taken away, and somebody was told; or nobody knew it */
 
 /* --------------------------------------------------------------------------------------------------------- looking */
 
@@ -144,7 +144,8 @@ static void check_answer(person *p)
     fake_require(r->req.id == p->req.id && r->mode == p->mode);
     fake_require(freed || strcmp(r->path, aflock_path(p->lock)) == 0);
     trouble->told(r->cleanup_errno);
-    stranded |= protocol->marker && r->status != 0 && r->cleanup_errno != 0;
+    stranded |=
+        protocol->marker && r->status != 0 && (r->cleanup_errno != 0 || (r->step && strcmp(r->step, "fstat") == 0));
     if (p->end == 0 || r->status != p->end)
         p->holds = went_well(r->status, r->sys_errno, r->step);
     fake_require(!p->holds || p->end == 0);

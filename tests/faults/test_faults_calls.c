@@ -359,14 +359,22 @@ static bool is_of_a_release(const injection *x)
     return x->call == SEAM_UNLOCK || (spoken->marker && (x->call == SEAM_UNLINK || x->call == SEAM_STAT));
 }
 
-/* Time runs out only when something goes wrong for long, or a release failed that nobody repeats. */
+/* A marker of which we do not know which file it is stays until it is 2 s old. */
+static bool leaves_a_marker(const injection *x)
+{
+    return spoken->marker && x->call == SEAM_FSTAT;
+}
+
+/* Time runs out only when something goes wrong for long, a release failed that nobody repeats, or something was left.
+ */
 static bool excuses(int status)
 {
     if (status == AFLOCK_ENOTINLINE)
         return where != AFLOCK_IO_INLINE;
     for (const injection *x = injected; x < injected + injected_count; x++)
-        if (contends(x) && (status == AFLOCK_EWOULDBLOCK ||
-                            (status == AFLOCK_ETIMEDOUT && (is_of_a_release(x) || plans[0].times > ROW))))
+        if ((contends(x) || leaves_a_marker(x)) &&
+            (status == AFLOCK_EWOULDBLOCK ||
+             (status == AFLOCK_ETIMEDOUT && (is_of_a_release(x) || leaves_a_marker(x) || plans[0].times > ROW))))
             return true;
     return false;
 }
