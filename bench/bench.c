@@ -33,6 +33,7 @@ static const struct {
     {"kept", row_kept, "acquire, callback, release with the file kept open against the raw calls"},
     {"kept-handoff", row_kept_handoff, "from a holder that keeps the file open to a waiter between processes"},
     {"soft", row_soft, "acquire, callback, release of a soft lock against the raw calls"},
+    {"marker-handoff", row_marker_handoff, "from holder to waiter between processes: soft, lease, strict"},
     {"soft-crowd", row_soft_crowd, "how often 60 contexts look at the marker that they wait for"},
     {"many", row_many, "100,000 locks open in one context: cycles in random order, memory"},
 };

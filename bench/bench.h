@@ -165,5 +165,6 @@ void row_kept_handoff(void);
 void row_park(void);
 void row_soft(void);
 void row_soft_crowd(void);
+void row_marker_handoff(void);
 
 #endif

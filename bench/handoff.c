@@ -131,7 +131,7 @@ typedef struct samples {
     size_t count;
 } samples;
 
-enum { OURS, BLOCKED, RAW, KEPT, PARKED, SETS };
+enum { OURS, BLOCKED, RAW, KEPT, PARKED, SOFT, LEASE, STRICT, SETS };
 static samples sets[SETS];
 
 static void keep(samples *all, double value)
@@ -147,6 +147,7 @@ typedef struct pair {
     aflock *lock;
     bench_raw raw;
     samples *ours; /* where ours are kept */
+    aflock_protocol protocol;
     double latency;
     char path[256];
 } pair;
@@ -250,10 +251,10 @@ static double listening_slice(void *state)
     return bench_median(latency, HANDOFFS);
 }
 
-static void pair_begin(pair *p, void (*hold)(const pair *p), aflock_wait wait, samples *ours)
+static void pair_begin(pair *p, void (*hold)(const pair *p), aflock_protocol protocol, aflock_wait wait, samples *ours)
 {
     aflock_options o;
-    *p = (pair){.holder = -1, .ours = ours};
+    *p = (pair){.holder = -1, .ours = ours, .protocol = protocol};
     snprintf(p->path, sizeof p->path, "%s", bench_file(0));
     p->shared = mmap(NULL, sizeof *p->shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     bench_check_errno(p->shared != MAP_FAILED, "mmap");
@@ -263,6 +264,7 @@ static void pair_begin(pair *p, void (*hold)(const pair *p), aflock_wait wait, s
         hold(p);
     aflock_options_init(&o);
     o.wait = wait;
+    o.protocol = protocol;
     bench_check(aflock_epoll_new(&p->ctx, NULL), "aflock_epoll_new");
     bench_check(aflock_open(&p->lock, p->ctx, p->path, &o), "aflock_open");
     bench_raw_open(&p->raw);
@@ -319,7 +321,7 @@ void row_processes(void)
 {
     static const char ROW[] = "processes", WHAT[] = "hand-off between processes, p50";
     pair p;
-    pair_begin(&p, hold_on_demand, AFLOCK_WAIT_AUTO, &sets[OURS]);
+    pair_begin(&p, hold_on_demand, AFLOCK_NATIVE, AFLOCK_WAIT_AUTO, &sets[OURS]);
     pair_compare(&p, ROW, WHAT, 1, blocked_slice, HEARD);
     pair_compare(&p, ROW, WHAT, 0, listening_slice, NULL);
     pair_end(&p);
@@ -333,7 +335,7 @@ void row_processes(void)
 void row_park(void)
 {
     pair p;
-    pair_begin(&p, hold_on_demand, AFLOCK_WAIT_PARK, &sets[PARKED]);
+    pair_begin(&p, hold_on_demand, AFLOCK_NATIVE, AFLOCK_WAIT_PARK, &sets[PARKED]);
     pair_compare(&p, "park", "hand-off between processes, parked, p50", 1, blocked_slice, PARKED_TWICE);
     pair_end(&p);
     draw("processes", PARKED, "aflock, parked");
@@ -359,14 +361,16 @@ static void on_kept(aflock *lock, const aflock_result *result, void *user)
         _exit(1);
 }
 
-/* The same as hold_on_demand, with the library. */
-static void keep_open_on_demand(const pair *p)
+/* The same as hold_on_demand, with the library; files stay open. */
+static void keep_on_demand(const pair *p)
 {
     keeper k = {.p = p};
     aflock *lock;
     aflock_options o;
     aflock_options_init(&o);
-    o.keep_open = 1;
+    o.keep_open = p->protocol == AFLOCK_NATIVE;
+    o.protocol = p->protocol;
+    o.io = AFLOCK_IO_INLINE;
     if (aflock_epoll_new(&k.ctx, NULL) != 0 || aflock_open(&lock, k.ctx, p->path, &o) != 0)
         _exit(1);
     for (;; k.round++) {
@@ -381,9 +385,39 @@ void row_kept_handoff(void)
     static const char ROW[] = "kept-handoff", WHAT[] = "hand-off behind a holder that keeps the file open, p50";
     pair p;
     sets[RAW].count = 0;
-    pair_begin(&p, keep_open_on_demand, AFLOCK_WAIT_AUTO, &sets[KEPT]);
+    pair_begin(&p, keep_on_demand, AFLOCK_NATIVE, AFLOCK_WAIT_AUTO, &sets[KEPT]);
     pair_compare(&p, ROW, WHAT, 0, blocked_slice, NULL);
     pair_compare(&p, ROW, WHAT, 0, listening_slice, NULL);
     pair_end(&p);
     draw("processes", KEPT, "aflock, behind a holder that keeps it open");
+}
+
+/* ----------------------------------------------------------------------------------------------- markers and claims */
+
+/* From the call that releases: taking a marker away is part of it. */
+void row_marker_handoff(void)
+{
+    static const struct kind {
+        aflock_protocol protocol;
+        size_t set;
+        const char *what, *curve;
+    } KINDS[] = {
+        {AFLOCK_SOFT, SOFT, "hand-off of a soft lock between processes, p50", "aflock, soft"},
+        {AFLOCK_LEASE, LEASE, "hand-off of a lease between processes, p50", "aflock, lease"},
+        {AFLOCK_STRICT, STRICT, "hand-off of a strict lock between processes, p50", "aflock, strict"},
+    };
+    const bench_settings usual = bench;
+    for (size_t i = 0; i < sizeof KINDS / sizeof KINDS[0]; i++) {
+        const struct kind *k = &KINDS[i];
+        pair p;
+        unlink(bench_file(0));
+        pair_begin(&p, keep_on_demand, k->protocol, AFLOCK_WAIT_AUTO, &sets[k->set]);
+        bench = (bench_settings){.blocks = usual.quick ? 2 : 5, .slices = 1, .quick = usual.quick};
+        bench_measure(&(bench_line){.row = "marker-handoff", .what = k->what, .unit = "us", .bar = 300, .judged = true},
+                      waiting_slice, &p);
+        bench = usual;
+        pair_end(&p);
+        draw("markers", k->set, k->curve);
+    }
+    unlink(bench_file(0));
 }

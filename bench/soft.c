@@ -1,7 +1,6 @@
-/* Soft locks: a cycle of making and unlinking a marker, and what a crowd behind one costs.
+/* Soft locks and leases: a cycle of making and unlinking a marker, and what a crowd behind one costs.
  *
- * The raw side of the cycle makes the same kind of marker, complete before it has its name, but says the same of itself
- * each time; ours asks /proc who it is, as a process may have forked.
+ * The raw side of the cycle makes the same kind of marker, complete before it has its name.
  */
 #include "bench.h"
 
@@ -27,11 +26,11 @@ typedef struct cycle {
     char path[256], record[512];
 } cycle;
 
-static aflock_options soft_options(void)
+static aflock_options marker_options(aflock_protocol protocol)
 {
     aflock_options o;
     aflock_options_init(&o);
-    o.protocol = AFLOCK_SOFT;
+    o.protocol = protocol;
     o.io = AFLOCK_IO_INLINE;
     return o;
 }
@@ -88,25 +87,38 @@ static double raw_slice(void *state)
     return (double)(bench_cpu() - start) / CYCLES;
 }
 
-void row_soft(void)
+static void compare_cycles(aflock_protocol protocol, const char *what, const char *record)
 {
     cycle c = {.left = 0};
-    const aflock_options o = soft_options();
+    const aflock_options o = marker_options(protocol);
     bench_pin();
     snprintf(c.path, sizeof c.path, "%s", bench_file(0));
-    snprintf(c.record, sizeof c.record, "%ld\nhost\n%032d\n", (long)getpid(), 1);
+    snprintf(c.record, sizeof c.record, "%s", record);
     unlink(c.path);
     bench_check(aflock_epoll_new(&c.ctx, NULL), "aflock_epoll_new");
     bench_check(aflock_open(&c.lock, c.ctx, c.path, &o), "aflock_open");
     acquire_cycles(&c, 100);
     bench_compare(&(bench_line){.row = "soft",
-                                .what = "acquire, callback, release of a soft lock (inline)",
+                                .what = what,
                                 .against = "tmpfile fstat write link stat unlink close",
-                                .unit = "ns"},
+                                .unit = "ns",
+                                .bar = 1.3,
+                                .judged = true},
                   soft_slice, raw_slice, &c);
     bench_check(aflock_close(c.lock), "aflock_close");
     bench_check(aflock_ctx_free(c.ctx, AFLOCK_SECOND), "aflock_ctx_free");
     bench_unpin();
+}
+
+void row_soft(void)
+{
+    char record[512];
+    snprintf(record, sizeof record, "%ld\nhost\n%032d\n", (long)getpid(), 1);
+    compare_cycles(AFLOCK_SOFT, "acquire, callback, release of a soft lock (inline)", record);
+    snprintf(record, sizeof record,
+             "filelock/2\npid=%ld\nhost=host\nmode=lease\ntoken=%032d\nduration=30\nstart=%055d\n", (long)getpid(), 1,
+             1);
+    compare_cycles(AFLOCK_LEASE, "acquire, callback, release of a lease (inline)", record);
 }
 
 /* --------------------------------------------------------------------------------------------------------- the crowd
@@ -153,7 +165,7 @@ static pid_t hold_marker(void)
     bench_check_errno(pid >= 0, "fork");
     if (pid == 0) {
         cycle c = {.left = 0};
-        const aflock_options o = soft_options();
+        const aflock_options o = marker_options(AFLOCK_SOFT);
         bench_check(aflock_epoll_new(&c.ctx, NULL), "aflock_epoll_new");
         bench_check(aflock_open(&c.lock, c.ctx, bench_file(0), &o), "aflock_open");
         bench_check(aflock_try(c.lock, NULL, &(aflock_req){0}, NULL), "aflock_try");
@@ -183,7 +195,7 @@ void row_soft_crowd(void)
 {
     aflock_ctx *ctx[WAITERS];
     aflock *lock;
-    const aflock_options o = soft_options();
+    const aflock_options o = marker_options(AFLOCK_SOFT);
     const int seconds = bench.quick ? QUICK_SECONDS : SECONDS;
     unlink(bench_file(0));
     pid_t holder = hold_marker();

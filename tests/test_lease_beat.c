@@ -380,6 +380,23 @@ START_TEST(nobody_tried_in_time)
 }
 END_TEST
 
+/* Who asks before the loop has turned, or was told, is not told that all is well. */
+START_TEST(verified_too_late)
+{
+    told t = {0};
+    aflock *lock;
+    aflock_req req = hold(_i, &t, &lock);
+    answer a = {0};
+    pass_boottime(LOST);
+    ck_assert_int_eq(aflock_verify(lock, req, scene_answer, &a), AFLOCK_ECOMPROMISED);
+    must_be_told(&t, req, AFLOCK_LEASE_EXPIRED, 0, "");
+    ck_assert_int_eq(aflock_verify(lock, req, scene_answer, &a), AFLOCK_ECOMPROMISED);
+    ck_assert_int_eq(a.count, 0);
+    must_release(lock, req);
+    must_get(lock);
+}
+END_TEST
+
 START_TEST(one_nanosecond_before)
 {
     told t = {0};
@@ -513,6 +530,7 @@ int main(void)
                                  the_marker_is_missing,
                                  somebody_else_has_taken_it,
                                  nobody_tried_in_time,
+                                 verified_too_late,
                                  one_nanosecond_before,
                                  from_when_it_began,
                                  a_warning_in_time,

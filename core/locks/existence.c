@@ -227,13 +227,11 @@ static const afl_record *record_of(afl_work *w, const struct stat *there)
 afl_verdict afl_existence_judge(afl_work *w, const struct stat *there, const afl_record *record)
 {
     bool is_void;
-    if (record && record->kind == AFL_RECORD_SENTINEL)
+    if (!S_ISREG(there->st_mode) || (record && record->kind == AFL_RECORD_SENTINEL))
         return AFL_MARKER_STANDS;
     if (w->lifetime && afl_existence_is_older(w, there, w->lifetime))
         return AFL_MARKER_VOID;
-    if (!S_ISREG(there->st_mode))
-        is_void = afl_existence_is_older(w, there, MALFORMED_AGE);
-    else if (!record)
+    if (!record)
         is_void = false;
     else if (record->kind == AFL_RECORD_EMPTY)
         is_void = is_no_record(w, there) && w->break_empty;
@@ -324,12 +322,13 @@ static void make(afl_work *w, const afl_existence_kind *kind)
     }
 }
 
-/* What can never be a marker. 0: it may be one, or the rest of one. */
-static int why_not(const afl_work *w, const struct stat *there)
+/* What can never be a marker, nor what is left of one: the peer takes some of that away when it is old, but whoever has
+ * mistaken a device for a lock loses it. 0: it may be a marker. */
+static int why_not(const struct stat *there)
 {
     if (S_ISDIR(there->st_mode))
         return EISDIR;
-    if (w->protocol->guest && !S_ISREG(there->st_mode))
+    if (!S_ISREG(there->st_mode))
         return S_ISLNK(there->st_mode) ? ELOOP : ENXIO;
     return there->st_mode & S_IWUSR ? 0 : EACCES;
 }
@@ -345,7 +344,7 @@ static void try_path(afl_work *w, const afl_existence_kind *kind)
         state_of(w)->ended = true;
     }
     const bool exists = afl_stat(w->sys, w->path, &there, false) == 0;
-    const int error = exists ? why_not(w, &there) : 0;
+    const int error = exists ? why_not(&there) : 0;
     if (error)
         fail(w, "open", error, forget_all(w));
     else if (exists && afl_marker_is_whole(w, &state_of(w)->way))

@@ -208,6 +208,10 @@ int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *
         return AFLOCK_ESTALE;
     if (held->request.state != AFL_HELD)
         return AFLOCK_ENOTHELD;
+    if (lock->place->protocol->lease)
+        afl_leases_look(lock->ctx);
+    if (lock->place->path.lost)
+        return AFLOCK_ECOMPROMISED;
     afl_errand *e = errand_new(lock, user);
     if (!e)
         return AFLOCK_ENOMEM;

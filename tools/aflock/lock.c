@@ -38,6 +38,7 @@ typedef struct waiter {
     int marker;     /* what is held is a marker */
     int signal;     /* that ended the wait, or 0 */
     int running;    /* the command is: signals are not for the loop */
+    int ended;      /* the command has */
     int lost;       /* the lease was: LOCK_LOST, until it was told, then 1 */
     int overdue;    /* LOCK_OVERDUE, until it was told */
     int answered;
@@ -209,9 +210,9 @@ static void on_compromise(aflock *lock, aflock_req req, const aflock_compromise 
 
     (void)lock;
     (void)req;
-    complain("the lease of '%s' is lost: %s%s%s; ending the command", w->options->file,
-             aflock_compromise_name(what->reason), what->sys_errno ? ": " : "",
-             what->sys_errno ? strerror(what->sys_errno) : "");
+    complain("the lease of '%s' is lost: %s%s%s; %s", w->options->file, aflock_compromise_name(what->reason),
+             what->sys_errno ? ": " : "", what->sys_errno ? strerror(what->sys_errno) : "",
+             w->ended ? "the command has ended since" : "ending the command");
     w->lost = LOCK_LOST;
     if (aflock_epoll_timer(w->ctx, PATIENCE, on_patience_with_command_ended, w) != 0)
         w->overdue = LOCK_OVERDUE;
@@ -301,7 +302,7 @@ static void find_holder(waiter *w)
 /* Was it the locking that failed, not the opening? */
 static int lock_failed(const waiter *w)
 {
-    static const char *const steps[] = {"flock", "fcntl", "acquire", "event loop"};
+    static const char *const steps[] = {"flock", "fcntl", "acquire", "duration", "event loop"};
 
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
         if (strcmp(w->step, steps[i]) == 0)
@@ -608,7 +609,12 @@ int lock_wait(const signals *s, siginfo_t *info)
 
 int lock_is_lost(void)
 {
-    return the_waiter.lost != 0;
+    waiter *w = &the_waiter;
+
+    w->ended = 1;
+    if (w->options->protocol == AFLOCK_LEASE) /* aflock may have been stopped longer than the command ran */
+        (void)aflock_epoll_run_once(w->ctx, 0);
+    return w->lost != 0;
 }
 
 void lock_give_back(void)

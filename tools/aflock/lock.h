@@ -19,7 +19,7 @@ enum {
  * all), or one of the above. */
 int lock_wait(const signals *s, siginfo_t *info);
 
-/* Whether the lease was lost. */
+/* The command has ended: was the lease lost before? */
 int lock_is_lost(void);
 
 /* Takes away what is a marker, or claims; other locks end with the descriptors that carry them. Does not return when a

@@ -130,8 +130,9 @@ typedef enum aflock_protocol {
                        locks that name their holder. Exclusive only, without a descriptor (AFLOCK_ENOTSUP); what a
                        request says about descriptors is AFLOCK_EINVAL. The marker of a holder that is provably gone
                        is broken: one of this host (by name: hosts, containers too, must have names of their own)
-                       whose process does not exist any more. What is no record is broken when it is 2 s old; nothing
-                       else ever is. The last component has at most 200 bytes */
+                       whose process does not exist any more. A regular file that is no record is broken when it is 2 s
+                       old; nothing else ever is: a symbolic link is AFLOCK_ELOOP, a device, a FIFO or a socket
+                       AFLOCK_ENOTFILE. The last component has at most 200 bytes */
     AFLOCK_STRICT = 3, /* claims in a folder; excludes Python's StrictSoftFileLock (py-filelock 3.32). For file systems
                          whose kernel locks do not work, where two holders at a time would be worse than none. Nothing
                          is ever taken from anybody: not by age, nor because a process is gone. What a holder leaves
@@ -379,8 +380,9 @@ AFLOCK_API void aflock_options_init(aflock_options *options);
  * first attempt does. Any number of locks may be open on one path; they share one queue. Hard links are different
  * paths: they exclude each other through the kernel only. `options` NULL: defaults. AFLOCK_EINVAL (empty path, NULL,
  * bad options), AFLOCK_EISDIR (the path ends in "/" or "/."; write a directory that is to be locked without it),
- * AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (a lock of another protocol is open on this path; if that is only known later,
- * the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED. [loop's thread] */
+ * AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (a lock of another protocol is open on this path, or its last operation
+ * has not ended yet; if that is only known later, the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED.
+ * [loop's thread] */
 AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options);
 
 /* Opens a lock on a descriptor that the caller owns and keeps open as long as the lock is (a number that names another
@@ -492,9 +494,10 @@ typedef struct aflock_acquire_options {
      * and before any other callback of this context that would run after it was lost. It is lost when a heartbeat finds
      * another marker or none, or when none succeeded for `duration` less `heartbeat`, on a clock that goes on while the
      * machine is suspended. Before that, in the middle of the time that is left after the first heartbeat that was
-     * missed, a warning is logged. Until it is released other requests of this context wait; one of the same owner is
-     * answered AFLOCK_ECOMPROMISED, as is one that was granted and not yet told. Default NULL: an error is logged
-     * instead. */
+     * missed, a warning is logged. Not after the release was asked for: who has to know whether what was done was done
+     * under the lease asks aflock_verify before. Until it is released other requests of this context wait; one of the
+     * same owner is answered AFLOCK_ECOMPROMISED, as is one that was granted and not yet told. Default NULL: an error
+     * is logged instead. AFLOCK_EINVAL with other protocols. */
     void (*on_compromise)(aflock *lock, aflock_req req, const aflock_compromise *what, void *user);
     void *on_compromise_user;
 } aflock_acquire_options;
@@ -552,7 +555,7 @@ AFLOCK_API int aflock_depth(const aflock *lock, const void *owner);
 
 /* Does the path still name the file that `req` holds? Of a strict lock: are both of its claims there? The callback says
  * 0, AFLOCK_EREPLACED, or what the look-up met. result->req is `req`. The file system is asked where attempts run.
- * [loop's thread] */
+ * AFLOCK_ECOMPROMISED: a lease that is lost, or could not be refreshed in time. [loop's thread] */
 AFLOCK_API int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *user);
 
 /* What the file at the path is. */
