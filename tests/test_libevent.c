@@ -273,8 +273,9 @@ START_TEST(test_eight_contexts)
                      &answers[i]);
     }
     int granted = 0;
-    while (granted < CONTEXTS) {
-        ck_assert_int_eq(event_base_loop(base, EVLOOP_ONCE), 0);
+    while (granted <
+           CONTEXTS) { /* 1: an earlier one was granted while a later one ended, and there is nothing to wait for */
+        ck_assert_int_ge(event_base_loop(base, EVLOOP_ONCE), 0);
         for (int i = 0; i < CONTEXTS; i++)
             if (contexts[i] != NULL && answers[i].count > 0) { /* it holds: its end lets the next one in */
                 ck_assert_int_eq(answers[i].status, 0);

@@ -160,6 +160,7 @@ static int fail_by_name(seam_call call, int fd, const char *path)
 
 static void make_fail(seam_call call, const char *name, int error, int times)
 {
+    seam_judge_by(NULL, NULL); /* a worker may be looking */
     failing = call;
     failing_name = name;
     failing_error = error;
