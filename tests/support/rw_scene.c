@@ -101,6 +101,17 @@ aflock_holder rw_look(aflock *lock)
     return seen;
 }
 
+/* Locks on open file descriptions name no process, so that one which /proc/locks shows twice, because others on this
+ * machine lock and unlock meanwhile, counts twice. */
+bool rw_comes_to_be_seen_by(aflock *lock, uint32_t count)
+{
+    enum { LOOKS = 200 };
+    for (int i = 0; i < LOOKS; i++)
+        if (rw_look(lock).count == count)
+            return true;
+    return false;
+}
+
 bool bytes_are_free(const char *path, short type, off_t start, off_t length)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC);

@@ -32,5 +32,6 @@ void rw_hand_on_for_ever(void);
 
 /* What aflock_inspect says. */
 aflock_holder rw_look(aflock *lock);
+bool rw_comes_to_be_seen_by(aflock *lock, uint32_t count);
 
 #endif

@@ -597,7 +597,7 @@ typedef struct aflock_holder {
     int held;         /* 1: somebody holds it, this process included */
     aflock_mode mode; /* of the holder named */
     int64_t pid;      /* of one holder; 0: not known */
-    uint32_t count;   /* processes seen to hold it; AFLOCK_RW: readers, or 1 */
+    uint32_t count;   /* processes seen to hold it; AFLOCK_RW: readers, or 1: about, while others come and go */
 
     const char *host; /* that a marker names, or "" */
     uint64_t age;     /* ns since a marker was written */
