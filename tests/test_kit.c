@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -349,6 +350,72 @@ START_TEST(test_timer_is_never_early)
 }
 END_TEST
 
+static uint64_t set_in_turn[3];
+
+static void set_deadlines(void)
+{
+    for (int i = 0; i < 3; i++)
+        ck_assert_int_eq(loop->timer(loop->self, set_in_turn[i]), 0);
+    ctx.on_turn = NULL;
+}
+
+/* The last of several deadlines counts. */
+START_TEST(test_deadlines_set_in_a_turn)
+{
+    ck_assert_int_eq(loop->timer(loop->self, in_ms(100 * LONG)), 0);
+    set_in_turn[0] = in_ms(100 * LONG);
+    set_in_turn[1] = in_ms(1);
+    uint64_t deadline = set_in_turn[2] = in_ms(10);
+    ctx.on_turn = set_deadlines;
+    loop->wake(loop->self);
+    await_timer();
+    ck_assert_int_eq(ctx.timers, 1);
+    ck_assert_uint_ge(ctx.fired, deadline);
+}
+END_TEST
+
+static void interrupt(int number)
+{
+    (void)number;
+}
+
+/* Waiting in the kit: never too short, woken by what wakes a loop, and by signals. */
+START_TEST(test_wait)
+{
+    uint64_t start = loop->now(loop->self), deadline = start + 5 * AFLOCK_MILLISECOND;
+    ck_assert_int_eq(aflock_kit_wait(kit, &ctx, 5 * AFLOCK_MILLISECOND), 0);
+    ck_assert_uint_ge(loop->now(loop->self), deadline);
+    ck_assert(ctx.turns == 1 && ctx.timers == 0);
+    ck_assert_int_eq(aflock_kit_wait(kit, &ctx, 0), 0);
+    ck_assert_int_eq(ctx.turns, 2);
+    loop->wake(loop->self);
+    ck_assert_int_eq(aflock_kit_wait(kit, &ctx, AFLOCK_FOREVER), 0);
+    ck_assert_int_eq(ctx.turns, 3);
+    ck_assert_int_eq(readable(0), 0);
+    deadline = in_ms(5);
+    ck_assert_int_eq(loop->timer(loop->self, deadline), 0);
+    while (ctx.timers == 0)
+        ck_assert_int_eq(aflock_kit_wait(kit, &ctx, AFLOCK_FOREVER), 0);
+    ck_assert_uint_ge(ctx.fired, deadline);
+
+    struct sigaction action = {.sa_handler = interrupt}, before;
+    ck_assert_int_eq(sigaction(SIGALRM, &action, &before), 0);
+    struct itimerval often = {.it_interval = {.tv_usec = 10000}, .it_value = {.tv_usec = 10000}}, never = {0};
+    ck_assert_int_eq(setitimer(ITIMER_REAL, &often, NULL), 0);
+    int turns = ctx.turns;
+    ck_assert_int_eq(aflock_kit_wait(kit, &ctx, AFLOCK_FOREVER), 0);
+    ck_assert_int_eq(setitimer(ITIMER_REAL, &never, NULL), 0);
+    ck_assert_int_eq(sigaction(SIGALRM, &before, NULL), 0);
+    ck_assert_int_eq(ctx.turns, turns + 1);
+
+    ctx.check = AFLOCK_EFORKED;
+    loop->wake(loop->self);
+    ck_assert_int_eq(aflock_kit_wait(kit, &ctx, AFLOCK_FOREVER), AFLOCK_EFORKED);
+    ck_assert_int_eq(ctx.turns, turns + 1);
+    ck_assert_int_eq(readable(0), 1); /* it is for the parent */
+}
+END_TEST
+
 START_TEST(test_past_deadline_fires)
 {
     const uint64_t past[] = {loop->now(loop->self) - 1, AFLOCK_SECOND, 1, 0};
@@ -419,7 +486,8 @@ START_TEST(test_alarm_after_a_suspension)
     ck_assert_int_eq(afl_alarm_set(&alarm, afl_monotonic() + 50 * AFLOCK_MILLISECOND), 0);
     uint64_t wanted = alarm.wanted;
     await_alarm(&alarm);
-    if (!afl_alarm_due(&alarm)) { /* set anew */
+    if (!afl_alarm_due(&alarm)) {
+        ck_assert_int_eq(afl_alarm_set(&alarm, alarm.wanted), 0);
         await_alarm(&alarm);
         ck_assert_int_eq(afl_alarm_due(&alarm), 1);
     }
@@ -877,6 +945,8 @@ static Suite *make_suite(void)
     tcase_set_timeout(timer, 30);
     tcase_add_test(timer, test_timer_is_never_early);
     tcase_add_test(timer, test_past_deadline_fires);
+    tcase_add_test(timer, test_deadlines_set_in_a_turn);
+    tcase_add_test(timer, test_wait);
     tcase_add_test(timer, test_earlier_deadline_replaces);
     tcase_add_test(timer, test_later_deadline_replaces);
     tcase_add_test(timer, test_disarmed_timer_wakes_once_at_most);

@@ -130,6 +130,19 @@ static inline unsigned afl_epoll_ready(uint32_t events)
     return ((events & EPOLLIN) ? (unsigned)AFLOCK_READ : 0) | ((events & EPOLLOUT) ? (unsigned)AFLOCK_WRITE : 0);
 }
 
+/* As epoll_wait, in nanoseconds, never too short. */
+static inline int afl_epoll_wait(int fd, struct epoll_event *events, int most, uint64_t timeout)
+{
+    if (timeout == 0 || timeout == AFLOCK_FOREVER)
+        return epoll_wait(fd, events, most, timeout == 0 ? 0 : -1);
+    struct timespec time = afl_timespec(timeout);
+    int count = epoll_pwait2(fd, events, most, &time, NULL);
+    if (count >= 0 || (errno != ENOSYS && errno != EPERM)) /* EPERM: what some sandboxes say */
+        return count;
+    uint64_t milliseconds = (timeout - 1) / AFLOCK_MILLISECOND + 1;
+    return epoll_wait(fd, events, most, milliseconds < INT32_MAX ? (int)milliseconds : INT32_MAX);
+}
+
 /* ----------------------------------------------------------------------------------------------------- the alarm */
 
 /* A timerfd that is set as seldom as possible. Deadlines are set far more often than they are met: almost every request
@@ -139,7 +152,7 @@ static inline unsigned afl_epoll_ready(uint32_t events)
  *
  * Deadlines are of the monotonic clock, which stands still while the machine is suspended. The descriptor's does not:
  * it wakes the loop as soon as the machine is awake, if a deadline has passed by the clock on the wall. What expires by
- * that one, as leases do, is heard of at once; who asks for what is due finds nothing, and sets the alarm again. */
+ * that one, as leases do, is heard of at once; who asks for what is due finds nothing. */
 struct afl_alarm {
     int fd;
     uint64_t wanted; /* AFLOCK_FOREVER: nothing */
@@ -171,7 +184,7 @@ static inline int afl_alarm_set(struct afl_alarm *alarm, uint64_t deadline)
 }
 
 /* To be called when the descriptor is readable: 1 if the deadline has come, which is then forgotten, or the machine was
- * suspended and it has not. */
+ * suspended and it has not. In any case the alarm is to be set again for what is wanted. */
 static inline int afl_alarm_due(struct afl_alarm *alarm)
 {
     enum { SLACK = AFLOCK_MILLISECOND }; /* two clocks are not read at one time */
@@ -179,10 +192,9 @@ static inline int afl_alarm_due(struct afl_alarm *alarm)
     if (read(alarm->fd, &expirations, sizeof expirations) != (ssize_t)sizeof expirations)
         return 0; /* set again since it was seen to be readable */
     alarm->armed = AFLOCK_FOREVER;
-    /* If it cannot be set again, saying so early lets the owner meet the error himself. */
     uint64_t now = afl_monotonic();
     int suspended = now < armed && armed - now > SLACK;
-    if (alarm->wanted > now && !suspended && afl_alarm_set(alarm, alarm->wanted) == 0)
+    if (alarm->wanted > now && !suspended)
         return 0;
     alarm->wanted = AFLOCK_FOREVER;
     return 1;

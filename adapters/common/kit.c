@@ -40,6 +40,7 @@ struct aflock_kit {
     int event;
     atomic_int woken; /* `event` was written, or is about to be, since the last turn began */
     struct afl_alarm alarm;
+    int dispatching; /* what is ready is being reported, or the turn runs: the alarm is set once, when that is over */
     struct source *sources;
     struct afl_listener listener;
 
@@ -61,7 +62,10 @@ static uint64_t kit_now(void *self)
 static int kit_timer(void *self, uint64_t deadline)
 {
     aflock_kit *kit = self;
-    return afl_alarm_set(&kit->alarm, deadline);
+    if (!kit->dispatching)
+        return afl_alarm_set(&kit->alarm, deadline);
+    kit->alarm.wanted = deadline;
+    return 0;
 }
 
 /* One write until the next turn, however many wake-ups. Whoever finds the flag set may rely on it: the turn looks for
@@ -223,13 +227,21 @@ static void report(aflock_kit *kit, aflock_ctx *ctx, const struct source *source
     }
 }
 
-/* One batch a call: what does not fit keeps the descriptor readable, and epoll starts with it next time. */
-void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx)
+/* In the child of a callback that forked nothing may be changed: it is its parent's, too. */
+static void settle(aflock_kit *kit, aflock_ctx *ctx)
 {
+    kit->dispatching = 0;
     if (aflock_host_check(ctx) == AFLOCK_EFORKED)
-        return; /* what a child reads here is missing in its parent */
-    kit->listener.dispatching = 1;
-    int count = epoll_wait(kit->epoll, kit->batch, BATCH, 0);
+        return;
+    if (afl_alarm_set(&kit->alarm, kit->alarm.wanted) != 0)
+        kit_wake(kit); /* the next one tries again: rather round and round than too late */
+    afl_listener_tidy(&kit->listener);
+}
+
+/* One batch a call: what does not fit keeps the descriptor readable, and epoll starts with it next time. */
+static void dispatch(aflock_kit *kit, aflock_ctx *ctx, int count)
+{
+    kit->dispatching = kit->listener.dispatching = 1;
     kit->count = count > 0 ? count : 0;
     for (kit->at = 0; kit->at < kit->count; kit->at++) {
         const struct epoll_event *event = &kit->batch[kit->at];
@@ -244,8 +256,24 @@ void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx)
     }
     kit->count = 0;
     aflock_host_turn(ctx);
-    if (aflock_host_check(ctx) != AFLOCK_EFORKED) /* a callback that forked returns in the child, too */
-        afl_listener_tidy(&kit->listener);
+    settle(kit, ctx);
+}
+
+void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx)
+{
+    if (aflock_host_check(ctx) != AFLOCK_EFORKED) /* what a child reads here is missing in its parent */
+        dispatch(kit, ctx, epoll_wait(kit->epoll, kit->batch, BATCH, 0));
+}
+
+int aflock_kit_wait(aflock_kit *kit, aflock_ctx *ctx, uint64_t timeout)
+{
+    if (aflock_host_check(ctx) == AFLOCK_EFORKED)
+        return AFLOCK_EFORKED;
+    int count = afl_epoll_wait(kit->epoll, kit->batch, BATCH, timeout);
+    if (count < 0 && errno != EINTR)
+        return AFLOCK_ESYS;
+    dispatch(kit, ctx, count);
+    return 0;
 }
 
 /* ---------------------------------------------------------------------------------------------- making and ending */

@@ -44,7 +44,9 @@ static int reserve_watch(struct afl_epoll *epoll, size_t fd)
 
 static int set_watch(struct afl_epoll *epoll, int fd, const struct afl_caller_watch *wanted)
 {
-    int status = reserve_watch(epoll, (size_t)fd);
+    int status = afl_epoll_complete(epoll);
+    if (status == 0)
+        status = reserve_watch(epoll, (size_t)fd);
     if (status != 0)
         return status;
     struct afl_caller_watch *watch = &epoll->watches[fd];
@@ -123,7 +125,9 @@ static int open_alarm(struct afl_epoll *epoll)
 {
     if (epoll->alarm.fd >= 0)
         return 0;
-    int status = afl_alarm_open(&epoll->alarm);
+    int status = afl_epoll_complete(epoll);
+    if (status == 0)
+        status = afl_alarm_open(&epoll->alarm);
     if (status != 0)
         return status;
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = AFL_MARK_ALARM};
@@ -193,7 +197,7 @@ static int fire_timers(struct afl_epoll *epoll)
 int afl_callers_report(struct afl_epoll *epoll, const struct epoll_event *event)
 {
     if (event->data.u64 == AFL_MARK_ALARM)
-        return afl_alarm_due(&epoll->alarm) ? fire_timers(epoll) : 0;
+        return afl_alarm_due(&epoll->alarm) ? fire_timers(epoll) : set_alarm(epoll);
     report_watch(epoll, event);
     return may_go_on(epoll);
 }

@@ -1,9 +1,10 @@
 /* The epoll adapter: a loop of its own around the kit, or one descriptor inside any other loop.
  *
  * The loop's descriptor is an epoll instance that contains the kit's and what the caller adds; a round waits for it,
- * calls the caller's functions, and lets the kit process last. A turn that the library asks for costs no system call
- * while the loop runs: the next round does not wait. Outside, somebody else's loop must hear of it: the kit's
- * descriptor is made readable.
+ * calls the caller's functions, and lets the kit process last. The kit's is not added before somebody needs the two
+ * together: until then a round waits for it alone. An instance within another is one more to be woken and asked. A
+ * turn that the library asks for costs no system call while the loop runs: the next round does not wait. Outside,
+ * somebody else's loop must hear of it: the kit's descriptor is made readable.
  *
  * The caller's functions may free the context. The rest of the round then touches nothing but `closed`.
  */
@@ -82,12 +83,7 @@ static int make_context(struct afl_epoll *epoll, const aflock_epoll_options *opt
     if (epoll->epoll < 0)
         return afl_status(errno);
     int status = make_kit(epoll, &host, options);
-    if (status != 0)
-        return status;
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = AFL_MARK_KIT};
-    if (epoll_ctl(epoll->epoll, EPOLL_CTL_ADD, aflock_kit_fd(epoll->kit), &event) != 0)
-        return afl_status(errno);
-    return aflock_ctx_new(&epoll->ctx, &host, options->ctx);
+    return status != 0 ? status : aflock_ctx_new(&epoll->ctx, &host, options->ctx);
 }
 
 int aflock_epoll_new(aflock_ctx **out, const aflock_epoll_options *given)
@@ -117,6 +113,15 @@ int aflock_epoll_new(aflock_ctx **out, const aflock_epoll_options *given)
     return status;
 }
 
+int afl_epoll_complete(struct afl_epoll *epoll)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = AFL_MARK_KIT};
+    if (!epoll->complete && epoll_ctl(epoll->epoll, EPOLL_CTL_ADD, aflock_kit_fd(epoll->kit), &event) != 0)
+        return afl_status(errno);
+    epoll->complete = 1;
+    return 0;
+}
+
 int afl_epoll_find(aflock_ctx *ctx, struct afl_epoll **out)
 {
     int status = aflock_host_check(ctx);
@@ -131,26 +136,26 @@ int afl_epoll_find(aflock_ctx *ctx, struct afl_epoll **out)
 
 /* ---------------------------------------------------------------------------------------------------- the rounds */
 
-/* As epoll_wait, in nanoseconds, never too short. */
-static int wait_ready(int fd, struct epoll_event *events, uint64_t timeout)
+/* Nothing but the library is in the loop. No callback of its can free the context. */
+static int do_plain_round(struct afl_epoll *epoll, uint64_t timeout)
 {
-    if (timeout == 0 || timeout == AFLOCK_FOREVER)
-        return epoll_wait(fd, events, BATCH, timeout == 0 ? 0 : -1);
-    struct timespec time = afl_timespec(timeout);
-    int count = epoll_pwait2(fd, events, BATCH, &time, NULL);
-    if (count >= 0 || (errno != ENOSYS && errno != EPERM)) /* EPERM: what some sandboxes say */
-        return count;
-    uint64_t milliseconds = (timeout - 1) / AFLOCK_MILLISECOND + 1;
-    return epoll_wait(fd, events, BATCH, milliseconds < INT32_MAX ? (int)milliseconds : INT32_MAX);
+    int deferred = epoll->deferred;
+    epoll->deferred = 0;
+    int status = aflock_kit_wait(epoll->kit, epoll->ctx, deferred ? 0 : timeout);
+    if (status != 0)
+        epoll->deferred |= deferred;
+    return status != 0 ? status : aflock_host_check(epoll->ctx);
 }
 
 static int do_round(struct afl_epoll *epoll, uint64_t timeout)
 {
+    if (!epoll->complete)
+        return do_plain_round(epoll, timeout);
     struct epoll_event events[BATCH];
     int kit_ready = 0, status = afl_alarm_set(&epoll->alarm, epoll->alarm.wanted); /* if that failed before */
     if (status != 0)
         return status;
-    int count = wait_ready(epoll->epoll, events, epoll->deferred ? 0 : timeout);
+    int count = afl_epoll_wait(epoll->epoll, events, BATCH, epoll->deferred ? 0 : timeout);
     if (count < 0)
         return errno == EINTR ? 0 : AFLOCK_ESYS;
     for (int i = 0; i < count && status == 0 && !epoll->closed; i++) {
@@ -238,7 +243,9 @@ int aflock_epoll_fd(aflock_ctx *ctx)
 {
     struct afl_epoll *epoll;
     int status = afl_epoll_find(ctx, &epoll);
-    return status == 0 || status == AFLOCK_EBUSY ? epoll->epoll : status;
+    if (status == 0 || status == AFLOCK_EBUSY)
+        status = afl_epoll_complete(epoll);
+    return status == 0 ? epoll->epoll : status;
 }
 
 int aflock_epoll_alive(aflock_ctx *ctx)

@@ -32,7 +32,8 @@ struct afl_epoll {
     aflock_ctx *ctx;
     aflock_kit *kit;
     const aflock_loop *loop; /* the kit's table */
-    int epoll;               /* the kit's descriptor, and what the caller added */
+    int epoll;               /* what the caller added, and the kit's descriptor, */
+    int complete;            /* ... once somebody needs both */
     int wanted;              /* the library keeps the loop alive */
     int deferred;            /* the library wants a turn */
     int inside;              /* run, run_once or process is on the stack */
@@ -48,6 +49,9 @@ struct afl_epoll {
 
 /* Finds what belongs to ctx. AFLOCK_EBUSY inside a callback of the library's, with *out set: some may go on. */
 int afl_epoll_find(aflock_ctx *ctx, struct afl_epoll **out);
+
+/* Adds the kit's descriptor, unless it is there. */
+int afl_epoll_complete(struct afl_epoll *epoll);
 
 /* Calls the caller's functions for one event. The context may be gone (`closed`) after each call. */
 int afl_callers_report(struct afl_epoll *epoll, const struct epoll_event *event);

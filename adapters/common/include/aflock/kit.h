@@ -66,6 +66,11 @@ AFLOCK_API int aflock_kit_fd(const aflock_kit *kit); /* watch it for reading; bo
  * do nothing. [loop's thread] */
 AFLOCK_API void aflock_kit_process(aflock_kit *kit, aflock_ctx *ctx);
 
+/* The same, but waits for it at most `timeout` ns (AFLOCK_FOREVER: until something happens, a signal included), for
+ * adapters without a loop under them. AFLOCK_ESYS (errno says why), AFLOCK_EFORKED: nothing was done. [loop's thread]
+ */
+AFLOCK_API int aflock_kit_wait(aflock_kit *kit, aflock_ctx *ctx, uint64_t timeout);
+
 #ifdef __cplusplus
 }
 #endif

@@ -45,7 +45,8 @@ AFLOCK_API int aflock_epoll_run_once(aflock_ctx *ctx, uint64_t timeout);
  * signal handlers] as long as ctx lives. */
 AFLOCK_API void aflock_epoll_stop(aflock_ctx *ctx);
 
-/* The one descriptor, readable when there is something to process; borrowed. */
+/* The one descriptor, readable when there is something to process; borrowed. Asked for the first time, it may
+ * fail for want of memory: AFLOCK_ENOMEM, AFLOCK_ESYS. */
 AFLOCK_API int aflock_epoll_fd(aflock_ctx *ctx);
 AFLOCK_API int aflock_epoll_process(aflock_ctx *ctx); /* never blocks */
 AFLOCK_API int aflock_epoll_alive(aflock_ctx *ctx);   /* 1: something keeps the loop alive */
