@@ -19,6 +19,8 @@ static const struct {
     {"allocations", row_allocations, "allocations of the two"},
     {"handoff", row_handoff, "from holder to waiter inside a process"},
     {"pool", row_pool, "round trips through the thread pool against libuv's"},
+    {"append", row_append, "a line appended under the lock against a worker that locks and writes"},
+    {"keyed", row_keyed, "the lock of a warm key against a lock that stays open"},
     {"loops", row_loops, "acquire, callback, release on libevent, libev and libuv against the epoll adapter"},
     {"lateness", row_lateness, "how late deadlines are answered on each loop"},
     {"health", row_health, "an HTTP server answers while others wait for its lock, against one without a lock"},
@@ -32,9 +34,14 @@ static const struct {
     {"park", row_park, "the same with AFLOCK_WAIT_PARK"},
     {"kept", row_kept, "acquire, callback, release with the file kept open against the raw calls"},
     {"kept-handoff", row_kept_handoff, "from a holder that keeps the file open to a waiter between processes"},
+    {"rw", row_rw, "acquire, callback, release of readers and writers against the raw calls"},
+    {"rw-crowd", row_rw_crowd, "16 readers and a writer of one context, against one alone"},
+    {"rw-handoff", row_rw_handoff, "from a writer or the last reader to a writer between processes"},
     {"soft", row_soft, "acquire, callback, release of a soft lock against the raw calls"},
     {"marker-handoff", row_marker_handoff, "from holder to waiter between processes: soft, lease, strict"},
+    {"strict", row_strict, "acquire, callback, release of a strict lock against the raw calls"},
     {"soft-crowd", row_soft_crowd, "how often 60 contexts look at the marker that they wait for"},
+    {"leases", row_leases, "1,000 held leases: processor at rest"},
     {"many", row_many, "100,000 locks open in one context: cycles in random order, memory"},
 };
 enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MAX_FILES = 64 };

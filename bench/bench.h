@@ -14,6 +14,8 @@
  *   waiting.c    what waiting costs             holders.c   how soon it ends, behind all kinds of holders
  *   raw.c        waiting with the raw calls     waiter.c    waiting with the library
  *   many.c       100,000 locks                      soft.c      markers
+ *   rw.c         readers and writers                leases.c    leases that are held
+ *   recipes.c    work on files under a lock
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -149,6 +151,8 @@ void row_system_calls(void);
 void row_allocations(void);
 void row_handoff(void);
 void row_pool(void);
+void row_append(void);
+void row_keyed(void);
 void row_loops(void);
 void row_lateness(void);
 void row_health(void);
@@ -163,8 +167,13 @@ void row_many(void);
 void row_kept(void);
 void row_kept_handoff(void);
 void row_park(void);
+void row_leases(void);
+void row_rw(void);
+void row_rw_crowd(void);
+void row_rw_handoff(void);
 void row_soft(void);
 void row_soft_crowd(void);
+void row_strict(void);
 void row_marker_handoff(void);
 
 #endif

@@ -1,17 +1,23 @@
-/* Soft locks and leases: a cycle of making and unlinking a marker, and what a crowd behind one costs.
+/* Markers and claims: a cycle of taking and giving back, and what a crowd behind a marker costs.
  *
- * The raw side of the cycle makes the same kind of marker, complete before it has its name.
+ * The raw side of a cycle does what the protocol and its promises demand, by the cheapest calls that there are: a
+ * marker is complete before it has its name (the line below: without that promise), a strict lock goes through the
+ * whole doorway. It knows who it is, and keeps nothing in mind.
  */
 #include "bench.h"
 
 #include "runtime/runtime.h"
 
 #include <aflock/epoll.h>
+#include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -24,6 +30,7 @@ typedef struct cycle {
     aflock *lock;
     size_t left;
     char path[256], record[512];
+    char *token; /* in the record: another one each time; NULL: there is none */
 } cycle;
 
 static aflock_options marker_options(aflock_protocol protocol)
@@ -54,29 +61,72 @@ static void acquire_cycles(cycle *c, size_t count)
     bench_check(aflock_epoll_run(c->ctx), "aflock_epoll_run");
 }
 
-static double soft_slice(void *state)
+static double our_slice(void *state)
 {
     uint64_t start = bench_cpu();
     acquire_cycles(state, CYCLES);
     return (double)(bench_cpu() - start) / CYCLES;
 }
 
-/* Is it still ours, before it is unlinked? */
+/* Nothing else may be at the path. */
+static void raw_look(const cycle *c)
+{
+    struct stat there;
+    uint64_t dice[2];
+    char digits[33];
+    if (c->token) {
+        bench_check_errno(getrandom(dice, sizeof dice, 0) == sizeof dice, "getrandom");
+        snprintf(digits, sizeof digits, "%016" PRIx64 "%016" PRIx64, dice[0], dice[1]);
+        memcpy(c->token, digits, 32);
+    }
+    bench_check_errno(lstat(c->path, &there) != 0 && errno == ENOENT, "lstat");
+}
+
+/* Closed while it has its name, and unlinked if it is still ours. */
+static void raw_release(const cycle *c, int fd, const struct stat *mine)
+{
+    struct stat there;
+    bench_check_errno(lstat(c->path, &there) == 0, "lstat");
+    bench_check_errno(mine->st_ino == there.st_ino && mine->st_dev == there.st_dev, "the same file");
+    bench_check_errno(close(fd) == 0, "close");
+    bench_check_errno(unlink(c->path) == 0, "unlink");
+}
+
+/* Complete before it is to be seen. */
 static void raw_cycle(const cycle *c)
 {
-    struct stat mine, there;
+    struct stat mine;
     char unnamed[64];
     size_t size = strlen(c->record);
+    raw_look(c);
     int fd = open(bench_directory, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
     bench_check_errno(fd >= 0, "open");
     bench_check_errno(fstat(fd, &mine) == 0, "fstat");
     bench_check_errno(write(fd, c->record, size) == (ssize_t)size, "write");
     snprintf(unnamed, sizeof unnamed, "/proc/self/fd/%d", fd);
     bench_check_errno(linkat(AT_FDCWD, unnamed, AT_FDCWD, c->path, AT_SYMLINK_FOLLOW) == 0, "linkat");
-    bench_check_errno(lstat(c->path, &there) == 0, "lstat");
-    bench_check_errno(mine.st_ino == there.st_ino && mine.st_dev == there.st_dev, "the same file");
-    bench_check_errno(unlink(c->path) == 0, "unlink");
-    bench_check_errno(close(fd) == 0, "close");
+    raw_release(c, fd, &mine);
+}
+
+/* As the peer does: who is killed on the way leaves an empty marker. */
+static void raw_created_cycle(const cycle *c)
+{
+    struct stat mine;
+    size_t size = strlen(c->record);
+    raw_look(c);
+    int fd = open(c->path, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0666);
+    bench_check_errno(fd >= 0, "open");
+    bench_check_errno(fstat(fd, &mine) == 0, "fstat");
+    bench_check_errno(write(fd, c->record, size) == (ssize_t)size, "write");
+    raw_release(c, fd, &mine);
+}
+
+static double raw_created_slice(void *state)
+{
+    uint64_t start = bench_cpu();
+    for (size_t i = 0; i < CYCLES; i++)
+        raw_created_cycle(state);
+    return (double)(bench_cpu() - start) / CYCLES;
 }
 
 static double raw_slice(void *state)
@@ -87,27 +137,46 @@ static double raw_slice(void *state)
     return (double)(bench_cpu() - start) / CYCLES;
 }
 
+static void cycle_open(cycle *c, aflock_protocol protocol)
+{
+    const aflock_options o = marker_options(protocol);
+    bench_pin();
+    snprintf(c->path, sizeof c->path, "%s", bench_file(0));
+    unlink(c->path);
+    bench_check(aflock_epoll_new(&c->ctx, NULL), "aflock_epoll_new");
+    bench_check(aflock_open(&c->lock, c->ctx, c->path, &o), "aflock_open");
+    acquire_cycles(c, 100);
+}
+
+static void cycle_close(const cycle *c)
+{
+    bench_check(aflock_close(c->lock), "aflock_close");
+    bench_check(aflock_ctx_free(c->ctx, AFLOCK_SECOND), "aflock_ctx_free");
+    bench_unpin();
+    unlink(c->path);
+}
+
 static void compare_cycles(aflock_protocol protocol, const char *what, const char *record)
 {
     cycle c = {.left = 0};
-    const aflock_options o = marker_options(protocol);
-    bench_pin();
-    snprintf(c.path, sizeof c.path, "%s", bench_file(0));
+    cycle_open(&c, protocol);
     snprintf(c.record, sizeof c.record, "%s", record);
-    unlink(c.path);
-    bench_check(aflock_epoll_new(&c.ctx, NULL), "aflock_epoll_new");
-    bench_check(aflock_open(&c.lock, c.ctx, c.path, &o), "aflock_open");
-    acquire_cycles(&c, 100);
+    c.token = strstr(c.record, "token=");
+    if (c.token)
+        c.token += strlen("token=");
     bench_compare(&(bench_line){.row = "soft",
                                 .what = what,
-                                .against = "tmpfile fstat write link stat unlink close",
+                                .against = "lstat tmpfile fstat write link lstat close unlink",
                                 .unit = "ns",
                                 .bar = 1.3,
                                 .judged = true},
-                  soft_slice, raw_slice, &c);
-    bench_check(aflock_close(c.lock), "aflock_close");
-    bench_check(aflock_ctx_free(c.ctx, AFLOCK_SECOND), "aflock_ctx_free");
-    bench_unpin();
+                  our_slice, raw_slice, &c);
+    bench_compare(&(bench_line){.row = "soft",
+                                .what = what,
+                                .against = "the same, created and then written: a kill may leave it empty",
+                                .unit = "ns"},
+                  our_slice, raw_created_slice, &c);
+    cycle_close(&c);
 }
 
 void row_soft(void)
@@ -119,6 +188,118 @@ void row_soft(void)
              "filelock/2\npid=%ld\nhost=host\nmode=lease\ntoken=%032d\nduration=30\nstart=%055d\n", (long)getpid(), 1,
              1);
     compare_cycles(AFLOCK_LEASE, "acquire, callback, release of a lease (inline)", record);
+}
+
+/* --------------------------------------------------------------------------------------------------- strict locks */
+
+#define CLAIM "-v1-00000000000000000000000000000000.claim"
+enum { SENTINEL_SIZE = 24 };
+static const char SENTINEL[SENTINEL_SIZE + 1] = "1\nfilelock-strict-v1\0\n0\n", INTENT[] = "intent" CLAIM,
+                                           HELD[] = "held" CLAIM;
+
+/* A directory or a file that must be a real one. */
+static int raw_open(int dir, const char *name, int flags)
+{
+    int fd = openat(dir, name, flags | O_NOFOLLOW | O_CLOEXEC);
+    bench_check_errno(fd >= 0, name);
+    return fd;
+}
+
+/* Looked at before it is opened: opening what is no file may do anything. */
+static void raw_read(int dir, const char *name, const void *expected, size_t size)
+{
+    struct stat seen, st;
+    char text[1025];
+    bench_check_errno(fstatat(dir, name, &seen, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(seen.st_mode), "fstatat");
+    int fd = raw_open(dir, name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+    bench_check_errno(fstat(fd, &st) == 0 && st.st_ino == seen.st_ino, "fstat");
+    bench_check_errno(read(fd, text, sizeof text) == (ssize_t)size, "read");
+    bench_check_errno(memcmp(text, expected, size) == 0, "what it says");
+    close(fd);
+}
+
+/* Which claims are there; each is read, as one that says anything else must not be passed over. */
+static void raw_list(const cycle *c, int claims, size_t expected)
+{
+    _Alignas(uint64_t) char buffer[4096];
+    size_t found = 0;
+    bench_check_errno(lseek(claims, 0, SEEK_SET) == 0, "lseek");
+    for (ssize_t size; (size = getdents64(claims, buffer, sizeof buffer)) > 0;) {
+        for (ssize_t at = 0; at < size;) {
+            const struct dirent64 *entry = (const void *)(buffer + at);
+            at += entry->d_reclen;
+            if (entry->d_name[0] == '.')
+                continue;
+            raw_read(claims, entry->d_name, c->record, strlen(c->record));
+            found++;
+        }
+    }
+    bench_check_errno(found == expected, "the claims");
+}
+
+static void raw_link(int claims, const char *from, const char *to, const struct stat *made)
+{
+    struct stat there;
+    bench_check_errno(linkat(claims, from, claims, to, 0) == 0, "linkat");
+    bench_check_errno(fstatat(claims, to, &there, AT_SYMLINK_NOFOLLOW) == 0 && there.st_ino == made->st_ino, "fstatat");
+}
+
+/* Under a private name first, so that nobody sees half of it. */
+static void raw_publish(const cycle *c, int claims, struct stat *made)
+{
+    static const char PRIVATE[] = ".intent" CLAIM ".private-v1-00000000000000000000000000000000.tmp";
+    const size_t size = strlen(c->record);
+    int fd = openat(claims, PRIVATE, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
+    bench_check_errno(fd >= 0, "open");
+    bench_check_errno(write(fd, c->record, size) == (ssize_t)size, "write");
+    bench_check_errno(fstat(fd, made) == 0, "fstat");
+    raw_link(claims, PRIVATE, INTENT, made);
+    close(fd);
+    bench_check_errno(unlinkat(claims, PRIVATE, 0) == 0, "unlink");
+}
+
+static void raw_strict_cycle(const cycle *c)
+{
+    struct stat made;
+    char name[300];
+    int parent = raw_open(AT_FDCWD, bench_directory, O_PATH | O_DIRECTORY);
+    snprintf(name, sizeof name, "%s.filelock", strrchr(c->path, '/') + 1);
+    int coordination = raw_open(parent, name, O_PATH | O_DIRECTORY);
+    int claims = raw_open(coordination, "claims", O_RDONLY | O_DIRECTORY);
+    raw_read(parent, strrchr(c->path, '/') + 1, SENTINEL, SENTINEL_SIZE);
+    raw_list(c, claims, 0);
+    raw_publish(c, claims, &made);
+    raw_list(c, claims, 1);
+    raw_link(claims, INTENT, HELD, &made);
+    raw_list(c, claims, 2);
+    bench_check_errno(unlinkat(claims, HELD, 0) == 0, "unlink");
+    bench_check_errno(unlinkat(claims, INTENT, 0) == 0, "unlink");
+    close(claims);
+    close(coordination);
+    close(parent);
+}
+
+static double raw_strict_slice(void *state)
+{
+    uint64_t start = bench_cpu();
+    for (size_t i = 0; i < CYCLES; i++)
+        raw_strict_cycle(state);
+    return (double)(bench_cpu() - start) / CYCLES;
+}
+
+void row_strict(void)
+{
+    cycle c = {.left = 0};
+    cycle_open(&c, AFLOCK_STRICT);
+    snprintf(c.record, sizeof c.record, "filelock-strict-v1\n%032d\n%ld\n686f7374\n%055d\n", 0, (long)getpid(), 1);
+    bench_compare(&(bench_line){.row = "strict",
+                                .what = "acquire, callback, release of a strict lock (inline)",
+                                .against = "the doorway by hand: 4 directories and files, 3 lists, 3 links, 4 unlinks",
+                                .unit = "ns",
+                                .bar = 1.5,
+                                .judged = true},
+                  our_slice, raw_strict_slice, &c);
+    cycle_close(&c);
 }
 
 /* --------------------------------------------------------------------------------------------------------- the crowd

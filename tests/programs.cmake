@@ -12,6 +12,7 @@ endif()
 aflock_add_test(purity
     COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/purity" "${CMAKE_C_COMPILER}" "${PROJECT_SOURCE_DIR}/core" ${machine}
     "${PROJECT_SOURCE_DIR}/core/locks/claim.c" "${PROJECT_SOURCE_DIR}/core/locks/record.c"
+    "${PROJECT_SOURCE_DIR}/core/locks/rwmark.c"
 )
 aflock_add_test(layers COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/layers" "${PROJECT_SOURCE_DIR}")
 
@@ -36,6 +37,7 @@ if(NOT AFLOCK_INSTRUMENT)
         )
         aflock_add_test(symbols COMMAND "${PROJECT_SOURCE_DIR}/scripts/symbols"
             $<TARGET_FILE:aflock> $<TARGET_FILE:aflock-kit> $<TARGET_FILE:aflock-epoll>
+            $<$<TARGET_EXISTS:aflock-recipes>:$<TARGET_FILE:aflock-recipes>>
             ${loop_libraries}
         )
     endif()
@@ -78,6 +80,10 @@ aflock_add_test(manual COMMAND mandoc -T lint -W warning "${PROJECT_SOURCE_DIR}/
 aflock_add_test(demo COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/demo" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
 aflock_add_test(poll_loop COMMAND poll_loop)
 aflock_add_test(polite TIMEOUT 240 COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/polite" $<TARGET_FILE:polite>)
+
+if(TARGET settings)
+    aflock_add_test(settings COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/settings" $<TARGET_FILE:settings>)
+endif()
 
 # ---------------------------------------------------------------------------------------- the examples on other loops
 

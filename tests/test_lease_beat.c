@@ -122,6 +122,78 @@ START_TEST(by_boot_time)
 }
 END_TEST
 
+static aflock_req hold_at(const char *path, int io, aflock **lock)
+{
+    aflock_options o = lease_options(io);
+    ck_assert_int_eq(aflock_open(lock, scene, path, &o), 0);
+    answer a = scene_acquire(*lock, NULL);
+    ck_assert_int_eq(a.result.status, 0);
+    return a.result.req;
+}
+
+static void must_have_beaten(int times)
+{
+    await_touches(times);
+    run_turns(2);
+    ck_assert_int_eq(seam_count(SEAM_TOUCH), times);
+}
+
+/* Who is due within a sixteenth of the interval goes along with one that is due, and nobody else does. */
+START_TEST(they_come_together)
+{
+    enum { FIRST, ALONG, LATER, LOCKS };
+    static const char *const PATHS[LOCKS] = {"first", "along", "later"};
+    const uint64_t soon = DUE / 16;
+    aflock *locks[LOCKS];
+    aflock_req reqs[LOCKS];
+    stop_clocks(START, 0);
+    for (int i = 0; i < LOCKS; i++) {
+        pass(i == ALONG ? soon : i == LATER ? 1 : 0);
+        reqs[i] = hold_at(PATHS[i], _i, &locks[i]);
+    }
+    seam_forget();
+    pass(DUE - soon - 2);
+    must_have_beaten(0);
+    pass(1);
+    must_have_beaten(2);
+    pass(soon);
+    must_have_beaten(2);
+    pass(1);
+    must_have_beaten(3);
+    pass(DUE - soon - 2);
+    must_have_beaten(3);
+    pass(1); /* the two are due at one time now */
+    must_have_beaten(5);
+    ck_assert_int_eq(scene_logged, 0);
+    for (int i = 0; i < LOCKS; i++)
+        must_release(locks[i], reqs[i]);
+}
+END_TEST
+
+/* What is not a heartbeat does not come earlier because others beat. */
+START_TEST(a_warning_does_not_come_along)
+{
+    const uint64_t between = WARNING - DUE - 1; /* its heartbeat is due 1 ns before the other one's warning */
+    aflock *late, *lock;
+    stop_clocks(START, 0);
+    aflock_req first = hold_at("late", _i, &late);
+    pass(between);
+    aflock_req second = hold_at("lock", _i, &lock);
+    seam_fail(SEAM_TOUCH, 0, INT_MAX, EIO);
+    pass(DUE - between);
+    await_touches(1);
+    pass(between);
+    await_touches(2);
+    run_turns(2);
+    ck_assert_int_eq(scene_logged, 0);
+    pass(1);
+    ck_assert_int_eq(scene_logged, 1);
+    seam_reset();
+    must_release(lock, second);
+    must_release(late, first);
+}
+END_TEST
+
 /* No thread is kept busy, no loop kept alive. */
 START_TEST(they_keep_nothing_alive)
 {
@@ -520,6 +592,8 @@ int main(void)
     const TTest *const each[] = {they_come,
                                  only_where_it_is_held,
                                  by_boot_time,
+                                 they_come_together,
+                                 a_warning_does_not_come_along,
                                  they_keep_nothing_alive,
                                  one_success_is_enough,
                                  none_is_not,

@@ -78,6 +78,8 @@ START_TEST(no_token_no_claim)
     seam_fail(SEAM_RANDOM, 0, 1, EIO);
     answer a = scene_acquire(lock, NULL);
     ck_assert_int_eq(a.result.status, AFLOCK_ESYS);
+    ck_assert_int_eq(a.result.sys_errno, EIO);
+    ck_assert_str_eq(a.step, "random");
     ck_assert_str_eq(a.token, "");
     ck_assert_int_eq(scene_entries("."), 0);
     must_get(lock);

@@ -305,6 +305,87 @@ START_TEST(nothing_is_lost_that_is_not_held)
 }
 END_TEST
 
+/* ------------------------------------------------------------------------------------------- readers, and who makes
+ * way
+ */
+
+static afl_request *r1, *r2;
+
+static void readers(void)
+{
+    p->join = true;
+    r1 = driver_request_new(&d, "r1", SHARED, NULL);
+    r2 = driver_request_new(&d, "r2", SHARED, NULL);
+}
+
+START_TEST(readers_join)
+{
+    readers();
+    driver_submit(&d, p, r1, 0);
+    driver_submit(&d, p, r2, 0);
+    driver_see(&d, "try p r1");
+    driver_done(&d, p, WON);
+    driver_see(&d, "r1 held; r2 held");
+    driver_submit(&d, p, b, 0);
+    driver_see(&d, "");
+    driver_release(&d, r1, false);
+    driver_see(&d, "");
+    driver_release(&d, r2, false);
+    driver_see(&d, "release p");
+    driver_done(&d, p, DONE);
+    driver_see(&d, "try p b");
+}
+END_TEST
+
+/* It was one for those who held it. */
+START_TEST(what_readers_had_is_not_handed_on)
+{
+    readers();
+    driver_hold(&d, p, r1);
+    driver_release(&d, r1, false);
+    driver_submit(&d, p, r2, 0);
+    driver_see(&d, "release p");
+    driver_done(&d, p, DONE);
+    driver_see(&d, "try p r2");
+}
+END_TEST
+
+/* The release is answered when it was to be had; each time it is asked for after twice as long, but for a limit. */
+START_TEST(others_are_in_the_way_of_a_release)
+{
+    driver_hold(&d, p, a);
+    driver_submit(&d, p, b, 0);
+    driver_release(&d, a, true);
+    driver_see(&d, "release p");
+    for (int i = 1; i < 10; i++) {
+        driver_done(&d, p, NOT_YET(AFL_GRIP_HELD));
+        driver_see(&d, "");
+        driver_next_timer(&d, (1U << (i < 7 ? i : 7)) * MS);
+        driver_see(&d, "release p");
+    }
+    driver_done(&d, p, DONE);
+    driver_see(&d, "try p b; a released");
+}
+END_TEST
+
+START_TEST(others_are_in_the_way_of_a_withdrawal)
+{
+    driver_submit(&d, p, a, 0);
+    driver_see(&d, "try p a");
+    driver_done(&d, p, PENDING);
+    driver_cancel(&d, a, 0);
+    driver_see(&d, "withdraw p; a ECANCELED");
+    driver_done(&d, p, NOT_YET(AFL_GRIP_PENDING));
+    driver_see(&d, "");
+    ck_assert_uint_eq(d.machine.releasing, 1);
+    driver_next_timer(&d, 2 * MS);
+    driver_see(&d, "withdraw p");
+    driver_done(&d, p, DONE);
+    driver_see(&d, "");
+    driver_finish(&d);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {
@@ -324,6 +405,10 @@ int main(void)
         once_beside_what_is_lost,
         lost_before_it_is_granted,
         nothing_is_lost_that_is_not_held,
+        readers_join,
+        what_readers_had_is_not_handed_on,
+        others_are_in_the_way_of_a_release,
+        others_are_in_the_way_of_a_withdrawal,
         NULL,
     };
     return driver_run("machine: lease", setup, tests);

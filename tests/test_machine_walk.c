@@ -106,6 +106,13 @@ static const entry WORLDS[] = {
      .may = WALK_LOSE | WALK_PENDING | WALK_ERRORS}, LONG},
     {{"leases-on-two-paths", {{X, A, .path = 0}, {X, A, .path = 1}, {X, B, .path = 0}, {X, B, .path = 1}}, 4, .beat = 3,
      TWO_PATHS, .may = WALK_ONLY_UNANSWERED | WALK_UNCONTENDED | WALK_NO_HAND_ON | WALK_LOSE}, SHORT},
+    /* readers who join what is never handed on, and releases for which others have to make way first */
+    {{"readers-join", {{S}, {S, .timeout = 3}, {S, A}, {X}}, 4, .outside = 1, .failures = 1, ONE_PATH,
+     .may = WALK_NO_HAND_ON | WALK_JOIN | WALK_PENDING | WALK_UNDO_LATER}, QUICK},
+    {{"readers-join-what-expires", {{S, A}, {S}, {S}, {X}}, 4, .outside = 1, .beat = 2, .failures = 2, ONE_PATH,
+     .may = WALK_NO_HAND_ON | WALK_JOIN | WALK_PENDING | WALK_UNDO_LATER | WALK_LOSE | WALK_ADOPT_TROUBLE}, SHORT},
+    {{"readers-join-in-trouble", {{S, A}, {S}, {X}}, 3, .outside = 1, .beat = 1, .failures = 1, ONE_PATH,
+     .may = WALK_NO_HAND_ON | WALK_JOIN | WALK_PENDING | WALK_UNDO_LATER | WALK_LOSE | WALK_UNANSWERED | TROUBLE}, LONG},
     /* what comes between winning and holding */
     {{"adopt", {{X, .adopt = true}, {S, .adopt = true}, {S, .spelling = 1}}, 3, .outside = 1, ONE_PATH,
      .may = WALK_ADOPT_TROUBLE | WALK_TICKS}, QUICK},

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { ALWAYS = 1000000 };
@@ -282,7 +283,7 @@ START_TEST(what_fails_is_tried_again)
 }
 END_TEST
 
-/* A server is asked each time, as what stat says of a file on it may be old. */
+/* A server is asked each time, as what stat says of a file on it may be old. Elsewhere who waits makes one marker. */
 START_TEST(who_waits_asks_by_creating)
 {
     answer a = {0};
@@ -294,7 +295,7 @@ START_TEST(who_waits_asks_by_creating)
         mark("lock", other);
         seam_forget();
         wait_for(lock, &a);
-        ck_assert_int_eq(seam_count(SEAM_TMPFILE), 1);
+        ck_assert_int_eq(seam_count(SEAM_TMPFILE), files_have_names ? 1 : 2); /* the first asked what can be had */
         ck_assert_int_eq(seam_count(SEAM_LINK), 0);
         ck_assert_int_ge(seam_count(SEAM_CREATE), files_have_names ? 2 : 0);
         ck_assert_int_le(seam_count(SEAM_CREATE), files_have_names ? 1000 : 0);
@@ -303,6 +304,67 @@ START_TEST(who_waits_asks_by_creating)
         a = (answer){0};
         ck_assert_int_eq(aflock_close(lock), 0);
     }
+    scene_holder_end(other);
+}
+END_TEST
+
+/* It waits without a name: between somebody's release and our hold only the name is given. The marker is as old as the
+ * hold. */
+START_TEST(who_waits_has_one_ready)
+{
+    static const seam_call fails[] = {SEAM_CALLS, SEAM_TOUCH, SEAM_LINK};
+    enum { WAITED_MS = 100, CLOCK_MS = 20 }; /* the file system's clock is a coarse one */
+    pid_t other = sleeper();
+    for (size_t i = 0; i < sizeof fails / sizeof fails[0]; i++) {
+        answer a = {0};
+        struct stat st;
+        struct timespec freed;
+        aflock *lock = open_soft(_i);
+        mark("lock", other);
+        wait_for(lock, &a);
+        usleep(WAITED_MS * 1000);
+        seam_forget();
+        if (fails[i] != SEAM_CALLS)
+            seam_fail(fails[i], 0, 1, EIO);
+        clock_gettime(CLOCK_REALTIME, &freed);
+        ck_assert_int_eq(unlink("lock"), 0);
+        scene_run_until(&a.count, 1);
+        ck_assert_int_eq(a.result.status, 0);
+        must_be_ours_soft("lock");
+        ck_assert_int_eq(seam_count(SEAM_TMPFILE), fails[i] == SEAM_CALLS ? 0 : 1);
+        ck_assert_int_eq(stat("lock", &st), 0);
+        const int64_t ms = (st.st_mtim.tv_sec - freed.tv_sec) * 1000 + (st.st_mtim.tv_nsec - freed.tv_nsec) / 1000000;
+        ck_assert_int_ge(ms, -CLOCK_MS);
+        must_release(lock, a.result.req);
+        ck_assert_int_eq(aflock_close(lock), 0);
+    }
+    scene_holder_end(other);
+}
+END_TEST
+
+/* The next in line wants other rights: one more is made, and none is left over. */
+START_TEST(what_is_ready_may_not_do)
+{
+    answer a = {0}, b = {0};
+    aflock_req first;
+    aflock_acquire_options o = scene_options(0, 0);
+    pid_t other = sleeper();
+    aflock *lock = open_soft(_i);
+    mark("lock", other);
+    const int open = scene_descriptors() + 1; /* inotify */
+    o.file_mode = 0640;
+    ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, &a, &first), 0);
+    o.file_mode = 0600;
+    ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, &b, NULL), 0);
+    scene_expect(2);
+    scene_run_until(&scene_contended, 2);
+    ck_assert_int_eq(aflock_cancel(lock, first), 0);
+    ck_assert_int_eq(unlink("lock"), 0); /* before anybody has looked for the next one */
+    scene_run_until(&b.count, 1);
+    ck_assert(a.count == 1 && b.result.status == 0);
+    ck_assert_uint_eq(scene_mode("lock"), 0600);
+    must_release(lock, b.result.req);
+    scene_await_descriptors(open);
     scene_holder_end(other);
 }
 END_TEST
@@ -368,14 +430,55 @@ START_TEST(who_listens_to_it_is_woken)
 }
 END_TEST
 
-/* No descriptor is left for that. */
-START_TEST(it_stays_open_as_it_is)
+static bool is_open_here(const char *path)
+{
+    struct stat there, st;
+    ck_assert_int_eq(lstat(path, &there), 0);
+    for (int fd = 3; fd < 256; fd++)
+        if (fstat(fd, &st) == 0 && st.st_dev == there.st_dev && st.st_ino == there.st_ino)
+            return true;
+    return false;
+}
+
+/* It is closed before it is unlinked. If it stays it is opened again, so that nobody else's file gets its number. */
+START_TEST(what_could_not_be_released_stays_open)
 {
     aflock *lock = open_soft(_i);
-    make_fail(SEAM_OPEN, EMFILE);
-    must_get_soft(lock);
+    for (int without = 0; without < 3; without++) {
+        aflock_req req = must_hold_soft(lock);
+        const int open = scene_descriptors();
+        make_fail(SEAM_UNLINK, EIO);
+        ck_assert_int_eq(scene_release(lock, req).result.sys_errno, EIO);
+        ck_assert(is_open_here("lock"));
+        ck_assert_int_eq(scene_descriptors(), open);
+        if (without) {
+            seam_fail(without == 1 ? SEAM_OPEN : SEAM_FSTAT, 0, 1, EMFILE);
+            ck_assert_int_eq(scene_release(lock, req).result.sys_errno, EIO);
+            ck_assert(!is_open_here("lock"));
+        }
+        make_fail(SEAM_CALLS, 0);
+        must_release(lock, req);
+        ck_assert_int_eq(scene_entries("."), 0);
+    }
+}
+END_TEST
+
+/* Nor is it forgotten if it cannot be opened again and the context ends; and that is nobody's business on the loop. */
+START_TEST(what_could_not_be_released_goes_with_its_context)
+{
+    aflock *lock = open_soft(_i);
+    aflock_req req = must_hold_soft(lock);
+    make_fail(SEAM_UNLINK, EIO);
+    seam_fail(SEAM_OPEN, 0, 1, EMFILE);
+    ck_assert_int_eq(scene_release(lock, req).result.sys_errno, EIO);
+    ck_assert(!is_open_here("lock"));
     make_fail(SEAM_CALLS, 0);
-    must_get_soft(lock);
+    seam_forget();
+    ck_assert_int_eq(aflock_ctx_free(scene, 5 * AFLOCK_SECOND), 0);
+    scene = NULL;
+    ck_assert_int_eq(scene_entries("."), 0);
+    ck_assert_int_eq(seam_count(SEAM_UNLINK), 1);
+    ck_assert_int_eq(seam_on_loop(SEAM_UNLINK), _i == AFLOCK_IO_INLINE);
 }
 END_TEST
 
@@ -386,12 +489,18 @@ START_TEST(what_was_lost_before_it_was_written)
     aflock *lock = open_soft(_i);
     newcomer = sleeper();
     seam_before(SEAM_WRITE, replace_it);
-    ck_assert_int_eq(try_for(lock, A_MOMENT).result.status, AFLOCK_ETIMEDOUT);
-    for (int i = 0; i < 5000 && scene_size("lock") <= 0; i++)
-        usleep(1000); /* a worker may be late */
+    answer a = {0};
+    aflock_req req;
+    const int contended = scene_contended;
+    ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, &req), 0);
+    scene_expect(1);
+    scene_run_until(&scene_contended, contended + 1);
     char text[1024];
     record_of(newcomer, text, sizeof text);
     must_read("lock", text);
+    ck_assert_int_eq(aflock_cancel(lock, req), 0);
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(a.result.status, AFLOCK_ECANCELED);
     scene_holder_end(newcomer);
     must_get_soft(lock);
 }
@@ -437,13 +546,10 @@ static const struct {
     seam_call call;
     int error;
     const char *step;
-} failures[] = {
-    {SEAM_WRITE, ENOSPC, "write"},         {SEAM_WRITE, EIO, "write"},
-    {SEAM_CLOSE, EDQUOT, "close"},         {SEAM_DUP, EMFILE, "close"},
-    {SEAM_HOSTNAME, EPERM, "gethostname"}, {SEAM_FSTAT, EIO, "fstat"}, /* of a file without a name: the last one */
-    {SEAM_TMPFILE, ENOSPC, "open"},        {SEAM_TMPFILE, EACCES, "open"},
-    {SEAM_TMPFILE, EROFS, "open"}};
-enum { FAILURES = sizeof failures / sizeof failures[0], FAILURES_OF_ALL = 5 };
+} failures[] = {{SEAM_WRITE, ENOSPC, "write"},  {SEAM_WRITE, EIO, "write"},     {SEAM_HOSTNAME, EPERM, "gethostname"},
+                {SEAM_FSTAT, EIO, "fstat"}, /* of a file without a name: the last one */
+                {SEAM_TMPFILE, ENOSPC, "open"}, {SEAM_TMPFILE, EACCES, "open"}, {SEAM_TMPFILE, EROFS, "open"}};
+enum { FAILURES = sizeof failures / sizeof failures[0], FAILURES_OF_ALL = 3 };
 
 START_TEST(no_marker_can_be_made)
 {
@@ -464,6 +570,35 @@ START_TEST(no_marker_with_a_name_can_be_made)
     for (size_t i = 0; i < sizeof errors / sizeof errors[0]; i++)
         must_fail(lock, SEAM_CREATE, errors[i], "open");
     ck_assert_int_eq(seam_count(SEAM_LINK), 0);
+}
+END_TEST
+
+/* A server may tell only when a file is closed that it has no room for it. That is heard before others rely on the
+ * marker, also where files have no names at first. */
+START_TEST(what_a_server_tells_late)
+{
+    for (int named = 0; named < 2; named++) {
+        seam_file_systems("nfs4");
+        scene_free_context();
+        scene_make_context();
+        if (named)
+            let_files_have_names();
+        aflock *lock = open_soft(_i);
+        must_fail(lock, SEAM_CLOSE, EDQUOT, "close");
+        must_fail(lock, SEAM_DUP, EMFILE, "close");
+    }
+}
+END_TEST
+
+/* Here nothing is told so late, and nothing is closed for it. */
+START_TEST(what_no_server_has_is_not_flushed)
+{
+    aflock *lock = open_soft(_i);
+    must_get_soft(lock);
+    const int closed = seam_count(SEAM_CLOSE);
+    must_get_soft(lock);
+    ck_assert_int_eq(seam_count(SEAM_CLOSE), closed + 1);
+    ck_assert_int_eq(seam_count(SEAM_DUP), 0);
 }
 END_TEST
 
@@ -554,13 +689,18 @@ int main(void)
                                  what_is_not_to_be_had_is_asked_for_once,
                                  what_fails_is_tried_again,
                                  who_waits_asks_by_creating,
+                                 who_waits_has_one_ready,
+                                 what_is_ready_may_not_do,
                                  somebody_was_faster,
                                  who_listens_to_it_is_woken,
-                                 it_stays_open_as_it_is,
+                                 what_could_not_be_released_stays_open,
+                                 what_could_not_be_released_goes_with_its_context,
                                  what_was_lost_before_it_was_written,
                                  it_has_got_its_name_already,
                                  no_marker_can_be_made,
                                  no_marker_with_a_name_can_be_made,
+                                 what_a_server_tells_late,
+                                 what_no_server_has_is_not_flushed,
                                  a_marker_that_is_not_known,
                                  a_umask_that_forbids_to_write,
                                  in_a_folder_that_vanishes,

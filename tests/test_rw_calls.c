@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -170,10 +171,28 @@ START_TEST(readers_of_one_context)
 }
 END_TEST
 
-START_TEST(owners)
+/* The same whatever the kernel locks by. */
+static const aflock_protocol PROTOCOLS[] = {AFLOCK_RW, AFLOCK_OFD, AFLOCK_NATIVE};
+enum { PROTOCOL_COUNT = sizeof PROTOCOLS / sizeof PROTOCOLS[0] };
+
+static bool is_free(aflock_protocol protocol)
+{
+    return protocol == AFLOCK_NATIVE ? scene_is_free("db", LOCK_EX) : all_is_free("db");
+}
+
+static aflock *open_as(aflock_protocol protocol, const char *path, int io)
+{
+    aflock_options o = rw_options(io);
+    aflock *lock;
+    o.protocol = protocol;
+    ck_assert_int_eq(aflock_open(&lock, scene, path, &o), 0);
+    return lock;
+}
+
+static void own_twice(aflock_protocol protocol, int io)
 {
     int someone;
-    aflock *lock = rw_open(_i);
+    aflock *lock = open_as(protocol, "db", io);
     for (int mode = AFLOCK_EXCLUSIVE; mode <= AFLOCK_SHARED; mode++) {
         aflock_acquire_options o = rw_request((aflock_mode)mode);
         o.owner = &someone;
@@ -182,10 +201,51 @@ START_TEST(owners)
         o.mode = mode == AFLOCK_SHARED ? AFLOCK_EXCLUSIVE : AFLOCK_SHARED;
         ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, NULL, NULL), AFLOCK_EDEADLK);
         rw_let_go(lock, second);
-        ck_assert(!all_is_free("db"));
+        ck_assert(!is_free(protocol));
         rw_let_go(lock, first);
-        ck_assert(all_is_free("db"));
+        ck_assert(is_free(protocol));
     }
+    rw_come_to_rest();
+    ck_assert_int_eq(aflock_close(lock), 0);
+}
+
+START_TEST(owners)
+{
+    for (int i = 0; i < PROTOCOL_COUNT; i++)
+        own_twice(PROTOCOLS[i], _i);
+}
+END_TEST
+
+/* Two owners who each hold what the other one asks for next; readers beside each other wait for nobody. */
+static void cross(aflock_protocol protocol, aflock_mode held, int io)
+{
+    int one, other;
+    answer a = {0};
+    aflock *left = open_as(protocol, "db", io), *right = open_as(protocol, "other", io);
+    aflock_acquire_options o = rw_request(held), p = rw_request(held);
+    o.owner = &one;
+    p.owner = &other;
+    aflock_req first = scene_hold(left, &o), second = scene_hold(right, &p);
+    o.mode = p.mode = AFLOCK_EXCLUSIVE;
+    ck_assert_int_eq(aflock_acquire(right, &o, scene_answer, &a, NULL), 0);
+    ck_assert_int_eq(aflock_acquire(left, &p, scene_answer, NULL, NULL), AFLOCK_EDEADLK);
+    scene_expect(1);
+    rw_let_go(right, second);
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(a.result.status, 0);
+    rw_let_go(right, a.result.req);
+    rw_let_go(left, first);
+    rw_come_to_rest();
+    ck_assert(is_free(protocol));
+    ck_assert_int_eq(aflock_close(left), 0);
+    ck_assert_int_eq(aflock_close(right), 0);
+}
+
+START_TEST(owners_who_wait_for_each_other)
+{
+    for (int i = 0; i < PROTOCOL_COUNT; i++)
+        for (int held = AFLOCK_EXCLUSIVE; held <= AFLOCK_SHARED; held++)
+            cross(PROTOCOLS[i], (aflock_mode)held, _i);
 }
 END_TEST
 
@@ -501,21 +561,25 @@ START_TEST(the_context_goes)
 }
 END_TEST
 
-/* Waiting in the kernel is not offered: something would be held meanwhile. */
-START_TEST(not_parked)
+/* A thread waits for the writer, who says nothing to who listens; test_rw_park has the rest. */
+START_TEST(parked)
 {
-    const char *reason = NULL;
-    answer a = {0};
+    struct flock all = {.l_type = F_UNLCK};
     aflock_options o = rw_options(_i);
     o.wait = AFLOCK_WAIT_PARK;
     aflock *lock = rw_open_with(&o);
-    int writer = other(F_WRLCK);
-    rw_wait(lock, AFLOCK_SHARED, &a, LISTENS);
-    ck_assert_int_eq(aflock_wait_mode(lock, &reason), AFLOCK_WAIT_NOTIFY);
-    close(writer);
-    scene_run_until(&a.count, 1);
-    ck_assert_int_eq(a.result.status, 0);
-    rw_let_go(lock, a.result.req);
+    for (int mode = AFLOCK_EXCLUSIVE; mode <= AFLOCK_SHARED; mode++) {
+        answer a = {0};
+        int writer = other(F_WRLCK);
+        scene_contended = 0;
+        rw_wait(lock, (aflock_mode)mode, &a, 1);
+        ck_assert_int_eq(aflock_wait_mode(lock, NULL), AFLOCK_WAIT_PARK);
+        ck_assert_int_eq(fcntl(writer, F_OFD_SETLK, &all), 0);
+        scene_run_until(&a.count, 1);
+        ck_assert_int_eq(a.result.status, 0);
+        rw_let_go(lock, a.result.req);
+        close(writer);
+    }
 }
 END_TEST
 
@@ -547,6 +611,7 @@ int main(void)
                                  a_writer_hands_on_to_a_writer,
                                  readers_of_one_context,
                                  owners,
+                                 owners_who_wait_for_each_other,
                                  calls_of_a_reader_fail,
                                  calls_of_a_writer_fail,
                                  without_such_locks,
@@ -561,7 +626,7 @@ int main(void)
                                  a_child_abandons,
                                  a_child_lives_on,
                                  the_context_goes,
-                                 not_parked,
+                                 parked,
                                  wanted_by_another_program,
                                  NULL};
     return scene_main("rw, call by call", NULL, each);

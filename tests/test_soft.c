@@ -514,7 +514,7 @@ START_TEST(a_cancelled_wait_keeps_nothing)
     ck_assert_int_eq(a.result.status, AFLOCK_ECANCELED);
     while (aflock_epoll_alive(scene))
         ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
-    scene_await_descriptors(open - 2); /* the marker and the process */
+    scene_await_descriptors(open - 3); /* the marker, the process, and our marker, which has no name yet */
     must_respect(lock);
     scene_holder_end(other);
 }
@@ -779,6 +779,15 @@ START_TEST(what_means_nothing_here)
     ck_assert_int_eq(aflock_open_fd(&other, scene, 0, &p), AFLOCK_EINVAL);
     p.protocol = AFLOCK_NATIVE;
     ck_assert_int_eq(aflock_open(&other, scene, "lock", &p), AFLOCK_EMISMATCH);
+    static const aflock_protocol MARKERS[] = {AFLOCK_SOFT, AFLOCK_LEASE, AFLOCK_STRICT, AFLOCK_SOFT_RW};
+    static const char *const nameless[] = {"/", "//", "..", "folder/..", "/.."};
+    for (size_t i = 0; i < sizeof MARKERS / sizeof MARKERS[0]; i++) {
+        p.protocol = MARKERS[i];
+        for (size_t n = 0; n < sizeof nameless / sizeof nameless[0]; n++)
+            ck_assert_int_eq(aflock_open(&other, scene, nameless[n], &p), AFLOCK_EISDIR);
+        ck_assert_int_eq(aflock_open(&other, scene, "..name", &p), 0);
+        ck_assert_int_eq(aflock_close(other), 0);
+    }
     ck_assert_int_eq(scene_entries("."), 0);
     must_get_soft(lock);
 }

@@ -24,6 +24,15 @@ static int may_go_on(const struct afl_epoll *epoll)
     return epoll->closed ? 0 : aflock_host_check(epoll->ctx);
 }
 
+int afl_epoll_complete(struct afl_epoll *epoll)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = AFL_MARK_KIT};
+    if (!epoll->complete && epoll_ctl(epoll->epoll, EPOLL_CTL_ADD, aflock_kit_fd(epoll->kit), &event) != 0)
+        return afl_status(errno);
+    epoll->complete = 1;
+    return 0;
+}
+
 /* ------------------------------------------------------------------------------------------------------- watches */
 
 static int reserve_watch(struct afl_epoll *epoll, size_t fd)

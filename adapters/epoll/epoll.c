@@ -113,15 +113,6 @@ int aflock_epoll_new(aflock_ctx **out, const aflock_epoll_options *given)
     return status;
 }
 
-int afl_epoll_complete(struct afl_epoll *epoll)
-{
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = AFL_MARK_KIT};
-    if (!epoll->complete && epoll_ctl(epoll->epoll, EPOLL_CTL_ADD, aflock_kit_fd(epoll->kit), &event) != 0)
-        return afl_status(errno);
-    epoll->complete = 1;
-    return 0;
-}
-
 int afl_epoll_find(aflock_ctx *ctx, struct afl_epoll **out)
 {
     int status = aflock_host_check(ctx);

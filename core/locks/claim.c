@@ -19,8 +19,7 @@ static int hex_digit(char c)
     return digit ? (int)(digit - DIGITS) : -1;
 }
 
-/* Does a token begin here? */
-static bool is_token(const char *text)
+bool afl_token_begins(const char *text)
 {
     for (int i = 0; i < TOKEN_LENGTH; i++)
         if (hex_digit(text[i]) < 0)
@@ -43,7 +42,7 @@ bool afl_claim_name_parse(const char *name, afl_claim_name *claim)
     if (!held && strncmp(name, INTENT, sizeof INTENT - 1) != 0)
         return false;
     const char *token = name + (held ? sizeof HELD : sizeof INTENT) - 1;
-    if (!is_token(token) || strcmp(token + TOKEN_LENGTH, CLAIM) != 0)
+    if (!afl_token_begins(token) || strcmp(token + TOKEN_LENGTH, CLAIM) != 0)
         return false;
     claim->held = held;
     memcpy(claim->token, token, TOKEN_LENGTH);
@@ -51,8 +50,7 @@ bool afl_claim_name_parse(const char *name, afl_claim_name *claim)
     return true;
 }
 
-/* Puts `more` at `at`, with a zero at its end; where that is. */
-static char *put(char *at, const char *more)
+char *afl_put(char *at, const char *more)
 {
     const size_t length = strlen(more);
     memcpy(at, more, length + 1);
@@ -61,12 +59,12 @@ static char *put(char *at, const char *more)
 
 void afl_claim_name_print(const afl_claim_name *claim, char name[AFL_CLAIM_NAME])
 {
-    put(put(put(name, claim->held ? HELD : INTENT), claim->token), CLAIM);
+    afl_put(afl_put(afl_put(name, claim->held ? HELD : INTENT), claim->token), CLAIM);
 }
 
 void afl_private_name_print(const char *name, const char token[AFL_TOKEN_TEXT], char private_name[AFL_PRIVATE_NAME])
 {
-    put(put(put(put(put(private_name, "."), name), PRIVATE), token), TEMPORARY);
+    afl_put(afl_put(afl_put(afl_put(afl_put(private_name, "."), name), PRIVATE), token), TEMPORARY);
 }
 
 bool afl_private_name_parse(const char *private_name, char name[AFL_PUBLIC_NAME])
@@ -76,7 +74,7 @@ bool afl_private_name_parse(const char *private_name, char name[AFL_PUBLIC_NAME]
     if (private_name[0] != '.' || length < 1 + TAIL || length - 1 - TAIL >= AFL_PUBLIC_NAME)
         return false;
     const char *tail = private_name + length - TAIL;
-    if (strncmp(tail, PRIVATE, sizeof PRIVATE - 1) != 0 || !is_token(tail + sizeof PRIVATE - 1) ||
+    if (strncmp(tail, PRIVATE, sizeof PRIVATE - 1) != 0 || !afl_token_begins(tail + sizeof PRIVATE - 1) ||
         strcmp(tail + sizeof PRIVATE - 1 + TOKEN_LENGTH, TEMPORARY) != 0)
         return false;
     memcpy(name, private_name + 1, length - 1 - TAIL);
@@ -187,14 +185,14 @@ bool afl_claim_parse(const void *bytes, size_t size, const char token[AFL_TOKEN_
            parse_host(lines[HOST], claim->host) && parse_start(lines[START], claim);
 }
 
-static char *put_pid(char *at, int32_t pid)
+char *afl_put_pid(char *at, int32_t pid)
 {
     char digits[11];
     size_t first = sizeof digits - 1;
     digits[first] = '\0';
     for (; pid > 0; pid /= 10)
         digits[--first] = (char)('0' + pid % 10);
-    return put(at, digits + first);
+    return afl_put(at, digits + first);
 }
 
 static char *put_host(char *at, const char *host)
@@ -213,10 +211,10 @@ size_t afl_claim_print(const afl_claim *claim, const char token[AFL_TOKEN_TEXT],
     afl_claim again;
     if (claim->has_start && afl_start_print(&claim->start, start) == 0)
         return 0;
-    char *at = put(put(put(put(page, MAGIC), "\n"), token), "\n");
-    at = put(put_pid(at, claim->pid), "\n");
-    at = put(put_host(at, claim->host), "\n");
-    at = put(put(at, start), "\n");
+    char *at = afl_put(afl_put(afl_put(afl_put(page, MAGIC), "\n"), token), "\n");
+    at = afl_put(afl_put_pid(at, claim->pid), "\n");
+    at = afl_put(put_host(at, claim->host), "\n");
+    at = afl_put(afl_put(at, start), "\n");
     const size_t length = (size_t)(at - page);
     if (length > size || !afl_claim_parse(page, length, token, &again))
         return 0;

@@ -26,6 +26,13 @@ extern const char AFL_SENTINEL[AFL_SENTINEL_SIZE];
 /* 128 bits as 32 lower-case digits. */
 void afl_token_print(const uint64_t bits[2], char token[AFL_TOKEN_TEXT]);
 
+/* Does a token begin here? */
+bool afl_token_begins(const char *text);
+
+/* Puts `more`, or the digits of a number above 0, at `at`, with a zero at its end; where that is. */
+char *afl_put(char *at, const char *more);
+char *afl_put_pid(char *at, int32_t pid);
+
 /* ------------------------------------------------------------------------------------------------------------ names */
 
 typedef struct afl_claim_name {

@@ -9,7 +9,8 @@
  * settles it among us, where the file system has such locks; the peer has only the look at what was renamed.
  *
  * While waiting, the descriptor by which the marker was read is kept, to listen to it, and one of the holder's process,
- * if it is on this host. Reading closes nothing that others listen to: they do not listen for closes here.
+ * if it is on this host. Reading closes nothing that others listen to: they do not listen for closes here. And our own
+ * marker is made, but for its name: to make a file may take the file system longer than all the rest.
  */
 #include "locks/existence.h"
 #include "locks/identity.h"
@@ -60,15 +61,6 @@ static bool is(const struct stat *there, const afl_work *w)
 }
 
 /* -------------------------------------------------------------------------------------------------- somebody else's */
-
-static uint64_t age_of(const afl_work *w, const struct timespec *changed)
-{
-    uint64_t now = w->sys->realtime();
-    if (changed->tv_sec < 0)
-        return now;
-    uint64_t then = (uint64_t)changed->tv_sec * AFLOCK_SECOND + (uint64_t)changed->tv_nsec;
-    return now > then ? now - then : 0;
-}
 
 static bool same_time(const struct timespec *a, const struct timespec *b)
 {
@@ -196,7 +188,7 @@ bool afl_existence_is_gone(afl_work *w)
 
 bool afl_existence_is_older(afl_work *w, const struct stat *there, uint64_t limit)
 {
-    uint64_t age = age_of(w, &there->st_mtim);
+    uint64_t age = afl_age(w->sys, &there->st_mtim);
     if (age >= limit)
         return true;
     if (limit - age < w->look_again)
@@ -262,6 +254,28 @@ static void refuse(afl_work *w)
     w->outcome.status = AFLOCK_EMISMATCH;
 }
 
+static void drop_spare(afl_work *w)
+{
+    afl_existence *s = state_of(w);
+    if (s->prepared)
+        afl_marker_drop(w, &s->spare);
+    s->prepared = false;
+}
+
+/* Who has looked at the marker before, and looks again, waits. Without one the marker is made when the path is free. */
+static void prepare(afl_work *w, const afl_existence_kind *kind)
+{
+    afl_existence *s = state_of(w);
+    if (s->prepared && s->spare_mode != w->file_mode)
+        drop_spare(w);
+    if (s->prepared || s->way != AFL_MARKER_WHOLE)
+        return;
+    s->prepared = afl_marker_prepare(w, kind->print, &s->spare);
+    s->spare_mode = w->file_mode;
+    memcpy(s->spare_token, w->token, sizeof s->spare_token);
+    w->token[0] = '\0';
+}
+
 /* There is a marker. */
 static void judge(afl_work *w, const afl_existence_kind *kind, const struct stat *there)
 {
@@ -276,6 +290,8 @@ static void judge(afl_work *w, const afl_existence_kind *kind, const struct stat
         break_marker(w, there);
     afl_work_contended(w, w->fd >= 0 ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
     w->outcome.renewed = had_one && (w->dev != dev || w->ino != ino);
+    if (had_one && w->fd >= 0)
+        prepare(w, kind);
 }
 
 static void hold(afl_work *w, const afl_marker *m)
@@ -301,11 +317,27 @@ static void find(afl_work *w, const afl_existence_kind *kind)
     afl_work_contended(w, w->fd >= 0 ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
 }
 
+static afl_made make_marker(afl_work *w, const afl_existence_kind *kind, afl_marker *m)
+{
+    afl_existence *s = state_of(w);
+    if (s->prepared && s->spare_mode == w->file_mode) {
+        const afl_made made = afl_marker_name(w, &s->spare);
+        *m = s->spare;
+        s->prepared = made == AFL_MADE_EXISTS;
+        if (made == AFL_MADE)
+            memcpy(w->token, s->spare_token, sizeof w->token);
+        if (made != AFL_MADE_FAILED)
+            return made;
+        afl_marker_drop(w, m);
+    }
+    return afl_marker_make(w, kind->print, &s->way, m);
+}
+
 static void make(afl_work *w, const afl_existence_kind *kind)
 {
     afl_marker m;
     w->refreshed = w->sys->boottime(); /* nobody sees a file that is older */
-    const afl_made made = afl_marker_make(w, kind->print, &state_of(w)->way, &m);
+    const afl_made made = make_marker(w, kind, &m);
     if (made == AFL_MADE_EXISTS) {
         find(w, kind);
         return;
@@ -351,6 +383,8 @@ static void try_path(afl_work *w, const afl_existence_kind *kind)
         judge(w, kind, &there); /* elsewhere what stat says may be old: a server is asked by creating the marker */
     else
         make(w, kind);
+    if (w->outcome.grip != AFL_GRIP_KEPT) /* nobody would say that it is not needed any more */
+        drop_spare(w);
 }
 
 /* ------------------------------------------------------------------------------------------------- the other orders */
@@ -371,18 +405,49 @@ static void adopt(afl_work *w)
         afl_work_won(w);
 }
 
+static bool has_gone(int error)
+{
+    return error == ENOENT || error == ENOTDIR || error == ESTALE;
+}
+
+/* Takes our marker away, if it is still there. It is closed before, while it has its name: to the kernel a file that
+ * was made without one and has none any more ends with that descriptor, and with it end the watches of all who listen
+ * to it; and NFS gives what is unlinked while it is open another name. So it is looked at twice: as long as it is open
+ * its number is its own, and right before the unlink, as who is stopped in between may have lost it. 0, or errno: then
+ * it is held, and open again if it can be. `closing`: what the close has told. */
+static int take_away(afl_work *w, int *closing)
+{
+    struct stat open, there;
+    bool same = false;
+    int error = afl_stat(w->sys, w->path, &open, false) == 0 ? 0 : errno;
+    if (error && !has_gone(error))
+        return error;
+    *closing = drop(w);
+    if (error || !is(&open, w))
+        return 0; /* another one's by now */
+    if (afl_stat(w->sys, w->path, &there, false) != 0)
+        error = has_gone(errno) ? 0 : errno;
+    else
+        same = w->local ? is_still(&there, &open) : is(&there, w); /* a server may change its mind about times */
+    if (same && afl_unlink(w->sys, w->path) != 0)
+        error = errno == ENOENT ? 0 : errno;
+    if (error)
+        w->fd = afl_marker_open(w);
+    return error;
+}
+
 static void give_up(afl_work *w)
 {
-    int error = afl_marker_unlink(w->sys, w->path, w->dev, w->ino);
+    int closing = 0;
+    const int error = take_away(w, &closing);
     if (error) {
         afl_work_fail(w, AFL_GRIP_HELD, "unlink", error);
         return;
     }
     state_of(w)->held = false;
-    error = drop(w);
     w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
     if (w->flags & AFLOCK_REPORT_CLOSE)
-        w->outcome.cleanup_errno = error;
+        w->outcome.cleanup_errno = closing;
 }
 
 void afl_existence_run(afl_work *w, const afl_existence_kind *kind)
@@ -399,6 +464,7 @@ void afl_existence_run(afl_work *w, const afl_existence_kind *kind)
         give_up(w);
         break;
     default: /* WITHDRAW: what is kept is another one's marker */
+        drop_spare(w);
         forget_holder(w);
         drop(w);
         w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
@@ -407,15 +473,18 @@ void afl_existence_run(afl_work *w, const afl_existence_kind *kind)
 
 void afl_existence_reconcile(afl_work *w)
 {
+    int closing;
     if (state_of(w)->held)
-        afl_marker_unlink(w->sys, w->path, w->dev, w->ino);
+        take_away(w, &closing);
     state_of(w)->held = false;
+    drop_spare(w);
     forget_holder(w);
     drop(w);
 }
 
 void afl_existence_abandon(afl_work *w)
 {
+    drop_spare(w);
     forget_holder(w);
     drop(w); /* the marker is the parent's */
 }
@@ -446,7 +515,7 @@ void afl_existence_inspect(afl_query *q)
     q->held = 1;
     q->count = 1;
     q->mode = AFLOCK_EXCLUSIVE;
-    q->age = age_of(&w, &there.st_mtim);
+    q->age = afl_age(q->sys, &there.st_mtim);
     if (!S_ISREG(there.st_mode) || !read_marker(&w, &there))
         return;
     drop(&w);

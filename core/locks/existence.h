@@ -11,9 +11,14 @@
 
 /* What was read of the marker on which afl_work.fd is open; a protocol's state. */
 typedef struct afl_existence {
-    bool known; /* dev, ino, changed, bytes and record are those of a marker */
-    bool held;  /* the marker is ours */
-    bool ended; /* its holder's process has ended, and is still there */
+    bool known;    /* dev, ino, changed, bytes and record are those of a marker */
+    bool held;     /* the marker is ours */
+    bool ended;    /* its holder's process has ended, and is still there */
+    bool prepared; /* `spare` is a marker of ours without a name, made while we wait: it costs what making a file costs
+                      when somebody else holds the lock, not between his release and our hold */
+    afl_marker spare;
+    uint32_t spare_mode; /* afl_work.file_mode */
+    char spare_token[33];
     afl_marker_way way;
     struct timespec changed;
     off_t length; /* of the file; `size` bytes of it were read */

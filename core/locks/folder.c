@@ -53,10 +53,11 @@ bool afl_folder_protest(afl_folder *f, const char *step, int error, const char *
 
 /* ------------------------------------------------------------------------------------------------------ directories */
 
-/* The directory of the path. Links on the way to it are followed: it is that one from here on. */
-static bool open_parent(afl_folder *f, bool make)
+bool afl_folder_begin(afl_folder *f, const afl_sys *sys, const char *path, bool make)
 {
     char parent[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    *f = (afl_folder){.sys = sys, .path = path, .name = slash ? slash + 1 : path, .parent = -1, .claims = -1};
     const size_t length = f->name - f->path > 1 ? (size_t)(f->name - f->path) - 1 : 1;
     afl_fault fault;
     if (length >= sizeof parent)
@@ -72,21 +73,20 @@ static bool open_parent(afl_folder *f, bool make)
     return f->parent >= 0 || afl_folder_fail(f, "open parent", errno);
 }
 
-static bool make_directory(afl_folder *f, int dir, const char *name)
+static bool make_directory(afl_folder *f, int dir, const char *name, mode_t mode)
 {
     int rc;
     do
-        rc = f->sys->mkdir_at(dir, name, 0777);
+        rc = f->sys->mkdir_at(dir, name, mode);
     while (rc != 0 && errno == EINTR);
     return rc == 0 || errno == EEXIST || afl_folder_fail(f, "mkdir", errno);
 }
 
-/* A directory of the protocol; -1: f->why says why, unless it is missing. */
-static int open_directory(afl_folder *f, int dir, const char *name, int flags, bool make, const char *where)
+int afl_folder_directory(afl_folder *f, int dir, const char *name, int flags, const mode_t *make, const char *where)
 {
     int fd = afl_open_at(f->sys, dir, name, flags, 0);
     if (fd < 0 && errno == ENOENT && make) {
-        if (!make_directory(f, dir, name))
+        if (!make_directory(f, dir, name, *make))
             return -1;
         fd = afl_open_at(f->sys, dir, name, flags, 0);
     }
@@ -99,13 +99,15 @@ static int open_directory(afl_folder *f, int dir, const char *name, int flags, b
 
 static bool open_claims(afl_folder *f, bool make)
 {
+    static const mode_t MODE = 0777;
+    const mode_t *const how = make ? &MODE : NULL;
     char name[NAME_MAX + 1];
     struct stat st;
     (void)snprintf(name, sizeof name, "%s" AFL_COORDINATION, f->name);
-    const int coordination = open_directory(f, f->parent, name, LOOK, make, AFL_COORDINATION);
+    const int coordination = afl_folder_directory(f, f->parent, name, LOOK, how, AFL_COORDINATION);
     if (coordination < 0)
         return false;
-    f->claims = open_directory(f, coordination, "claims", O_RDONLY | O_DIRECTORY | O_CLOEXEC, make, AFL_CLAIMS);
+    f->claims = afl_folder_directory(f, coordination, "claims", O_RDONLY | O_DIRECTORY | O_CLOEXEC, how, AFL_CLAIMS);
     f->sys->close(coordination);
     if (f->claims < 0)
         return false;
@@ -118,9 +120,7 @@ static bool open_claims(afl_folder *f, bool make)
 
 bool afl_folder_open(afl_folder *f, const afl_sys *sys, const char *path, bool make, bool parents)
 {
-    const char *slash = strrchr(path, '/');
-    *f = (afl_folder){.sys = sys, .path = path, .name = slash ? slash + 1 : path, .parent = -1, .claims = -1};
-    return open_parent(f, make && parents) && open_claims(f, make);
+    return afl_folder_begin(f, sys, path, make && parents) && open_claims(f, make);
 }
 
 void afl_folder_close(afl_folder *f)
@@ -149,8 +149,8 @@ static bool is_same(const struct stat *a, const struct stat *b)
 }
 
 /* A network file system may keep what was written to itself until a close, and tell only then that there is no room: so
- * one of two descriptors is closed before anybody can see the record. The other one keeps the inode's number from being
- * given to another file. */
+ * there one of two descriptors is closed before anybody can see the record. The other one keeps the inode's number from
+ * being given to another file. */
 static bool write_record(afl_folder *f, int *fd, const char *text, size_t size, struct stat *made)
 {
     if (afl_fstat(f->sys, *fd, made) != 0)
@@ -158,6 +158,8 @@ static bool write_record(afl_folder *f, int *fd, const char *text, size_t size, 
     const int error = afl_write_all(f->sys, *fd, text, size);
     if (error)
         return afl_folder_fail(f, "write", error);
+    if (f->local)
+        return true;
     const int first = *fd, second = f->sys->dup_above(first, true);
     if (second < 0)
         return afl_folder_fail(f, "write", errno);

@@ -29,6 +29,7 @@ typedef struct afl_folder {
     int parent;       /* the directory of that; only to look names up in */
     int claims;       /* -1: it is not there */
     uint64_t dev, ino;
+    bool local; /* see afl_work; set by whoever publishes */
     afl_refusal why;
 } afl_folder;
 
@@ -40,6 +41,14 @@ typedef struct afl_folder {
  * says nothing, something has just gone, or is missing and was not to be made. afl_folder_close in each case. */
 bool afl_folder_open(afl_folder *f, const afl_sys *sys, const char *path, bool make, bool parents);
 void afl_folder_close(afl_folder *f);
+
+/* The parent alone. Links on the way to it are followed: it is that one from here on. make: it is made if it is
+ * missing. False: why says why. afl_folder_close in each case. */
+bool afl_folder_begin(afl_folder *f, const afl_sys *sys, const char *path, bool make);
+
+/* Opens a real directory of a protocol, which stands behind the lock's path as `where` says; make: a missing one is
+ * made with these rights. -1: f->why says why, unless it is missing or has just gone. The caller closes it. */
+int afl_folder_directory(afl_folder *f, int dir, const char *name, int flags, const mode_t *make, const char *where);
 
 /* Fills in f->why, unless that says something already. A step failed; or what is on disk does not follow the protocol:
  * `where` is put behind the lock's path ("", AFL_CLAIMS), `name` may be NULL. A lack of descriptors or memory (`error`)

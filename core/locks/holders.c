@@ -60,6 +60,8 @@ static bool lock_line(char *text, void *user)
         return true;
     afl_lock_entry entry = {.kind = kind, .exclusive = strcmp(access, "WRITE") == 0, .first = first, .last = last};
     afl_concern concern = q->protocol->kernel->concern(&entry);
+    if (concern != AFL_NO_CONCERN && !afl_is_rw(&entry))
+        q->outside = 1;
     if (concern == AFL_CLAIMS)
         q->pending = 1;
     if (concern == AFL_HOLDS && !seen_before(search, pid))

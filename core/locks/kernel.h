@@ -43,6 +43,8 @@ struct afl_kernel_kind {
  * when interrupted, which also happens without waiting. 0, EWOULDBLOCK: contended, errno. */
 int afl_lock_range(const afl_work *w, short type, off_t start, off_t length, bool wait);
 
+bool afl_is_rw(const afl_lock_entry *e); /* does it lie among the bytes of `rw`? */
+
 void afl_kernel_run(afl_work *w);
 void afl_kernel_reconcile(afl_work *w);
 void afl_kernel_abandon(afl_work *w);

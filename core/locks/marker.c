@@ -31,29 +31,48 @@ int afl_marker_unlink(const afl_sys *sys, const char *path, uint64_t dev, uint64
     return afl_unlink(sys, path) == 0 || errno == ENOENT ? 0 : errno;
 }
 
+int afl_marker_open(const afl_work *w)
+{
+    struct stat st;
+    const int access = w->protocol->lease ? O_WRONLY | O_NOCTTY | O_NONBLOCK : O_PATH; /* a lease is touched by it */
+    int fd = afl_open(w->sys, w->path, access | O_NOFOLLOW | O_CLOEXEC, 0);
+    fd = afl_above_streams(w->sys, fd);
+    if (fd < 0 || (afl_fstat(w->sys, fd, &st) == 0 && is(&st, w->dev, w->ino)))
+        return fd;
+    close_fd(w->sys, fd);
+    return -1;
+}
+
 /* ------------------------------------------------------------------------------------------------------- the record */
 
 /* A network file system may keep what was written to itself until a close, and tell only then that there is no room. To
  * others the marker would be empty until the lock is released, and who finds it so may break it. So one of two
  * descriptors is closed at once. What stays is no standard stream: nothing that is printed ends in the record. */
-static int flush(const afl_sys *sys, afl_marker *m)
+static int flush(const afl_work *w, afl_marker *m)
 {
-    int first = m->fd, second = sys->dup_above(first, true);
+    if (w->local && m->fd > 2)
+        return 0;
+    int first = m->fd, second = w->sys->dup_above(first, true);
     if (second < 0)
         return errno;
     m->fd = second;
-    return close_fd(sys, first);
+    return close_fd(w->sys, first);
 }
 
-/* Who we are. 0: that cannot be told. */
-static size_t own_record(afl_work *w, afl_marker_print print, char *text, size_t size)
+/* Who we are. 0: that cannot be told, the fault says why. */
+static size_t own_record(afl_work *w, afl_marker_print print, char *text, size_t size, afl_fault *fault)
 {
     char host[AFL_HOST_NAME];
+    *fault = (afl_fault){"gethostname", EINVAL};
     if (!afl_host_name(w->sys, host))
         return 0;
     afl_record own = {.pid = (int32_t)w->sys->getpid(), .host = {host, strlen(host)}};
     own.has_start = afl_own_start(w->sys, &w->self, &own.start);
-    return print(w, &own, text, size);
+    errno = 0;
+    const size_t length = print(w, &own, text, size);
+    if (length == 0 && errno)
+        *fault = (afl_fault){"random", errno};
+    return length;
 }
 
 static bool identify(const afl_sys *sys, afl_marker *m, mode_t *mode)
@@ -77,14 +96,13 @@ static bool fill_in(afl_work *w, afl_marker_print print, afl_marker *m, mode_t m
     m->fault = (afl_fault){"umask", EACCES};
     if (!(mode & S_IWUSR)) /* it would look like a file that nobody may lock */
         return false;
-    m->fault = (afl_fault){"gethostname", EINVAL};
-    const size_t size = own_record(w, print, text, sizeof text);
+    const size_t size = own_record(w, print, text, sizeof text, &m->fault);
     if (size == 0)
         return false;
     m->fault = (afl_fault){"write", afl_write_all(sys, m->fd, text, size)};
     if (m->fault.error)
         return false;
-    m->fault = (afl_fault){"close", flush(sys, m)};
+    m->fault = (afl_fault){"close", flush(w, m)};
     return m->fault.error == 0;
 }
 
@@ -145,20 +163,34 @@ static int name_it(const afl_work *w, const afl_marker *m)
     return ours ? 0 : error;
 }
 
-/* To the kernel a file that was made without a name and is unlinked ends with the last descriptor from before it had
- * one: that would end the watches of all who listen to the marker. So the one that stays was opened by the name. If
- * none is to be had it goes on without: who waits polls for a while then. */
-static void reopen(const afl_work *w, afl_marker *m)
+bool afl_marker_prepare(afl_work *w, afl_marker_print print, afl_marker *m)
 {
-    struct stat st;
-    const int access = w->protocol->lease ? O_WRONLY | O_NOCTTY | O_NONBLOCK : O_PATH; /* a lease is touched by it */
-    int fd = afl_open(w->sys, w->path, access | O_NOFOLLOW | O_CLOEXEC, 0);
-    fd = afl_above_streams(w->sys, fd);
-    if (fd < 0)
-        return;
-    const bool ours = afl_fstat(w->sys, fd, &st) == 0 && is(&st, m->dev, m->ino);
-    close_fd(w->sys, ours ? m->fd : fd);
-    m->fd = ours ? fd : m->fd;
+    afl_marker_way way = AFL_MARKER_WHOLE;
+    mode_t mode;
+    *m = (afl_marker){.fd = -1};
+    if (!open_whole(w, &way, m))
+        return false;
+    if (identify(w->sys, m, &mode) && fill_in(w, print, m, mode))
+        return true;
+    drop(w->sys, m);
+    return false;
+}
+
+/* It says by its time how old the hold is. */
+afl_made afl_marker_name(const afl_work *w, const afl_marker *m)
+{
+    if (w->sys->touch(m->fd) != 0)
+        return AFL_MADE_FAILED;
+    const int error = name_it(w, m);
+    return error == 0 ? AFL_MADE : error == EEXIST ? AFL_MADE_EXISTS : AFL_MADE_FAILED;
+}
+
+void afl_marker_drop(const afl_work *w, afl_marker *m)
+{
+    const int before = errno;
+    if (m->fd >= 0)
+        drop(w->sys, m);
+    errno = before;
 }
 
 /* False: the other way is to be taken. */
@@ -176,8 +208,6 @@ static bool make_whole(afl_work *w, afl_marker_print print, afl_marker_way *way,
     *made = error ? AFL_MADE_EXISTS : AFL_MADE;
     if (error)
         drop(w->sys, m);
-    else
-        reopen(w, m);
     if (error == 0 || error == EEXIST)
         *way = AFL_MARKER_WHOLE;
     else if (is_unknown(error) || error == EPERM || error == EXDEV)

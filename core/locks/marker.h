@@ -32,16 +32,28 @@ typedef struct afl_marker {
     int cleanup_errno;
 } afl_marker;
 
-/* Writes our record, whose pid, host and start are there. The length; 0: it cannot be written. */
+/* Writes our record, whose pid, host and start are there. The length; 0: it cannot be written, for want of a random
+ * number if errno is set. */
 typedef size_t (*afl_marker_print)(afl_work *w, afl_record *own, char *text, size_t size);
 
 /* Makes the marker w->path, with w->file_mode, and its parents if w->flags say so. */
 afl_made afl_marker_make(afl_work *w, afl_marker_print print, afl_marker_way *way, afl_marker *m);
+
+/* The same in two steps, where markers are whole: makes one without a name, for somebody who waits for the path, */
+bool afl_marker_prepare(afl_work *w, afl_marker_print print, afl_marker *m);
+/* ... and gives it the name when the path is free, from when on it counts. AFL_MADE_FAILED: it cannot be used; it is
+ * to be dropped, and another one made. */
+afl_made afl_marker_name(const afl_work *w, const afl_marker *m);
+/* Of one that has no name. */
+void afl_marker_drop(const afl_work *w, afl_marker *m);
 
 /* Finds out whether markers are whole here, if that is not known. */
 bool afl_marker_is_whole(const afl_work *w, afl_marker_way *way);
 
 /* If the path names the file dev, ino: unlinks it. 0, or errno. */
 int afl_marker_unlink(const afl_sys *sys, const char *path, uint64_t dev, uint64_t ino);
+
+/* Opens the marker w->dev, w->ino anew, to keep it; -1: the path is another one's by now, or it cannot be opened. */
+int afl_marker_open(const afl_work *w);
 
 #endif

@@ -31,11 +31,12 @@ enum {
 
 typedef struct afl_protocol {
     const char *name;
-    bool hand_on;  /* a hold can pass to another request without giving the file up */
-    bool marker;   /* the lock is that a file exists: exclusive, no descriptor is lent or kept, and whatever is done
-                      about it may sleep */
-    bool lasting;  /* a marker that is broken neither by age nor by the death of its holder */
-    bool guest;    /* a marker where other locks were meant to be: what is no marker is never taken away */
+    bool hand_on; /* a hold can pass to another request without giving the file up */
+    bool join;    /* a shared request joins those who hold, also without hand_on */
+    bool marker;  /* the lock is that a file exists: exclusive (but `join`), no descriptor is lent or kept, and whatever
+                     is done  about it may sleep */
+    bool lasting; /* a marker that is broken neither by age nor by the death of its holder */
+    bool guest;   /* a marker where other locks were meant to be: what is no marker is never taken away */
     bool database; /* the file is SQLite's: links are followed, only its lock bytes are touched, and it is never the
                       caller's descriptor */
     const struct afl_protocol *falls_to; /* spoken instead once afl_work.falls says so; or NULL */
@@ -81,8 +82,9 @@ struct afl_work {
     uint32_t flags;     /* AFLOCK_CREATE ... */
     uint32_t file_mode; /* AFLOCK_MODE_DEFAULT */
     uint64_t lifetime;  /* of anybody's marker; 0: as long as it likes */
-    uint64_t duration;  /* of a lease */
+    uint64_t duration;  /* of a lease, or for how long a marker that is not refreshed counts */
     bool break_empty;
+    bool local;        /* the file system keeps nothing to itself until a close */
     bool holder_ended; /* `holder` is readable; the protocol resets it */
     int (*on_acquired)(int fd, void *user);
     void *on_acquired_user;
@@ -108,6 +110,7 @@ struct afl_work {
     bool lost_one;     /* an attempt that had one closed it, and goes on elsewhere */
     bool created;      /* the last attempt has created the file that fd is open on */
     uint64_t dev, ino; /* of fd, if it was identified */
+    unsigned listen;   /* what fd is listened to for while waiting (AFLOCK_ON_...); 0: protocol->notify */
     int holder;        /* becomes readable when the holder's process ends: watched between attempts; -1 */
     char token[33];    /* of the claim that is held, or "" */
     afl_self self;     /* who we are, for records */
@@ -132,6 +135,7 @@ struct afl_query {
     int64_t pid;
     uint32_t count;
     int pending;    /* somebody waits, and keeps others out */
+    int outside;    /* what is locked is not only what `rw` locks */
     uint64_t age;   /* of a marker */
     bool here;      /* the pid is one of this host */
     bool gone;      /* ... and that process is provably not there any more */
@@ -153,6 +157,7 @@ extern const afl_protocol afl_protocol_soft;
 extern const afl_protocol afl_protocol_lease;
 extern const afl_protocol afl_protocol_strict;
 extern const afl_protocol afl_protocol_rw;
+extern const afl_protocol afl_protocol_soft_rw;
 
 /* An open lock in a protocol that has no public number; for back ends that bring their own. */
 int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl_protocol *protocol,

@@ -5,6 +5,18 @@
  *   a writer   locks `reserved` and `pending`, which is its claim: there is one, and no reader comes in any more; and
  * the shared range, when those who are in have left
  *
+ * A thread that waits in the kernel (AFLOCK_WAIT_PARK) has nothing locked, because it cannot be called back: who comes
+ * to hold what nobody wants any more gives it back, however late, and until then it is in nobody's way. So
+ *
+ *   a reader   waits for `pending`, goes through, and if the range is taken all the same (who mends a database claims
+ *              nothing), leaves, waits for the range, drops it, and begins anew
+ *   a writer   waits for `reserved` and `pending` in one call. With them it has a claim, and comes back: for the range
+ * it waits as everybody does, without a thread
+ *
+ * A thread could wait for the range, too: another one can unlock the claim meanwhile. But what it is granted late is
+ * granted to the open file, and so to whoever goes on with that, without a conflict: giving it back would unlock
+ * theirs. And without the claim it would wait behind all readers, so that nobody could take it over.
+ *
  * The file is SQLite's. It is never written or truncated, and its journal never touched; one that is not in rollback
  * mode is refused, because its readers and writers lock other things.
  */
@@ -26,31 +38,46 @@ enum {
 
 /* ------------------------------------------------------------------------------------------------------- the locks */
 
-/* EBADF: somebody closed our descriptor, and all locks went with it. The number may be another file's by now. */
-static int leave(afl_work *w, off_t bytes)
+/* What cannot be given back would keep others out: then everything is to be given back. EBADF: somebody closed our
+ * descriptor, and all locks went with it. The number may be another file's by now. */
+static int leave(afl_work *w, off_t start, off_t bytes)
 {
-    int error = afl_lock_range(w, F_UNLCK, PENDING, bytes, false);
+    int error = afl_lock_range(w, F_UNLCK, start, bytes, false);
     if (error == EBADF)
         w->fd = -1;
+    w->claimed = error && w->fd >= 0;
     return error;
 }
 
-/* What stays of the doorway would keep writers out: then everything is given back. */
-static int take_shared(afl_work *w)
+static int take_shared(afl_work *w, bool wait)
 {
-    int error = afl_lock_range(w, F_RDLCK, PENDING, 1, false);
+    int error = afl_lock_range(w, F_RDLCK, PENDING, 1, wait);
     if (error)
         return error;
     error = afl_lock_range(w, F_RDLCK, SHARED, SHARED_BYTES, false);
-    int leaving = leave(w, 1);
-    w->claimed = leaving && w->fd >= 0;
+    int leaving = leave(w, PENDING, 1);
     return leaving ? leaving : error;
 }
 
-static int take_exclusive(afl_work *w)
+/* Until nobody has the range, which is not kept: no writer was asked whether a reader may come in. */
+static int wait_for_range(afl_work *w)
+{
+    int error = afl_lock_range(w, F_RDLCK, SHARED, SHARED_BYTES, true);
+    return error ? error : leave(w, SHARED, SHARED_BYTES);
+}
+
+static int wait_shared(afl_work *w)
+{
+    int error;
+    while ((error = take_shared(w, true)) == EWOULDBLOCK && !(error = wait_for_range(w)))
+        ;
+    return error;
+}
+
+static int take_exclusive(afl_work *w, bool wait)
 {
     if (!w->claimed) {
-        int error = afl_lock_range(w, F_WRLCK, PENDING, SHARED - PENDING, false);
+        int error = afl_lock_range(w, F_WRLCK, PENDING, SHARED - PENDING, wait);
         if (error)
             return error;
         w->claimed = true;
@@ -63,8 +90,9 @@ static int take_exclusive(afl_work *w)
 
 static int take(afl_work *w, aflock_mode mode, bool wait)
 {
-    (void)wait; /* a thread that waits would hold something meanwhile */
-    return mode == AFLOCK_SHARED ? take_shared(w) : take_exclusive(w);
+    if (mode == AFLOCK_EXCLUSIVE)
+        return take_exclusive(w, wait);
+    return wait ? wait_shared(w) : take_shared(w, false);
 }
 
 static int drop(afl_work *w)
@@ -77,7 +105,7 @@ static int share(afl_work *w)
 {
     int error = afl_lock_range(w, F_RDLCK, SHARED, SHARED_BYTES, false);
     if (!error)
-        error = leave(w, SHARED - PENDING);
+        error = leave(w, PENDING, SHARED - PENDING);
     return error == EWOULDBLOCK ? EIO : error;
 }
 
@@ -137,6 +165,11 @@ static bool blocks(const char *entry)
     return strcmp(entry, "OFDLCK") == 0 || strcmp(entry, "POSIX") == 0;
 }
 
+bool afl_is_rw(const afl_lock_entry *e)
+{
+    return e->first >= PENDING && e->last < END;
+}
+
 /* Of a reader only the range is to be seen for longer than a moment. */
 static afl_concern concern(const afl_lock_entry *e)
 {
@@ -155,6 +188,7 @@ const afl_protocol afl_protocol_rw = {
     .database = true,
     .hand_on = true,
     .notify = AFLOCK_ON_FILE,
+    .park = true,
     .run = afl_kernel_run,
     .reconcile = afl_kernel_reconcile,
     .abandon = afl_kernel_abandon,

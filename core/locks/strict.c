@@ -303,6 +303,7 @@ static verdict attempt(afl_work *w, afl_folder *f, bool *inside)
     const bool parents = (w->flags & AFLOCK_MAKE_PARENTS) != 0;
     if (!afl_folder_open(f, w->sys, w->path, true, parents))
         return f->why.status ? REFUSED : CONTENDED; /* it has just gone: no hurry to make it again */
+    f->local = w->local;
     afl_sentinel_state sentinel = afl_folder_sentinel(f);
     if (sentinel == AFL_SENTINEL_MISSING) {
         if (!afl_folder_make_sentinel(f, mode_of(w)))

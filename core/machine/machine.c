@@ -285,7 +285,7 @@ bool afl_path_conflict(const afl_path *p, const afl_request *r, const afl_reques
     if (r->mode == AFLOCK_EXCLUSIVE || other->mode == AFLOCK_EXCLUSIVE)
         return true;
     /* Shared holds share one descriptor: a request that needs another kind has to wait its turn. */
-    if (!p->hand_on)
+    if (!p->hand_on && !p->join)
         return true;
     return holds(other) ? p->stale || (r->need & ~p->have) != 0 : (r->need & ~other->need) != 0;
 }
@@ -298,7 +298,7 @@ static bool fits(const afl_machine *m, const afl_path *p, const afl_request *r)
     if (p->stale || (r->need & ~p->have) != 0)
         return false;
     if (p->holders)
-        return p->hand_on && r->mode == AFLOCK_SHARED && p->mode == AFLOCK_SHARED;
+        return (p->hand_on || p->join) && r->mode == AFLOCK_SHARED && p->mode == AFLOCK_SHARED;
     if (p->op_for == r) /* it was won for it */
         return true;
     return p->hand_on && (p->mode == r->mode || p->mode == AFLOCK_EXCLUSIVE);
@@ -809,6 +809,12 @@ static void done_undo(afl_machine *m, afl_path *p, const afl_outcome *o, uint64_
 {
     bool released = p->op == AFL_OP_RELEASE;
     p->grip = (uint8_t)o->grip;
+    if (o->answer == AFL_CONTENDED) {
+        if (p->failures < 7)
+            p->failures++;
+        p->release_at = add(now, (UINT64_C(1) << p->failures) * MILLISECOND);
+        return;
+    }
     if (o->answer == AFL_ERROR && o->grip != AFL_GRIP_NONE) {
         undo_failed(m, p, o, now);
         return;

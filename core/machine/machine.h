@@ -55,7 +55,8 @@ typedef enum afl_op {
 
 typedef enum afl_answer {
     AFL_WON,       /* TRY: the file is ours. The others: done */
-    AFL_CONTENDED, /* TRY: not now. ADOPT: not handed on; `grip` says whether the file is still ours. BEAT: not done */
+    AFL_CONTENDED, /* TRY: not now. ADOPT: not handed on; `grip` says whether the file is still ours. BEAT: not done.
+                      RELEASE, WITHDRAW: others are in the way for a moment: it is asked for again */
     AFL_PENDING,   /* TRY: not now, and a claim of ours stays */
     AFL_ERROR /* TRY, ADOPT: the request cannot be served. RELEASE, WITHDRAW: not done. BEAT: the claim is lost; what
                  was held is not ours any more, but whoever holds it does not know yet (`grip` stays held) */
@@ -127,6 +128,7 @@ struct afl_request {
 struct afl_path {
     /* the caller's, set before use and unchanged while in use */
     bool hand_on;           /* the protocol can pass a hold to another request without giving the file up */
+    bool join;              /* shared requests join those who hold; with hand_on they always do */
     bool notify;            /* WATCH is worth asking for */
     bool keep;              /* what is kept stays when nobody waits (afl_machine_keep) */
     uint64_t beat_interval; /* BEAT is due so often while pending, or held by somebody; 0: never */

@@ -10,6 +10,10 @@
  * waits behind a hung one while there is a free worker for it. Tries are not added where a release may have to wait for
  * their place.
  *
+ * The caller's functions (aflock_run) are jobs like others, but of a device of their own beside that of the file, as
+ * they may take as long as they like: attempts are never added behind one, and eight that are stalled do not stop the
+ * attempts. All together they get at most half of the places.
+ *
  * Which device an attempt is for is known once its path was resolved, and finding that out can hang. So a job for a
  * path of which nothing is known goes to a device of its own first, AFL_DEVICE_UNKNOWN, and there it only looks at the
  * table of mounts. It comes back with a guess, is sent to that device, and looks once more before it runs, now also at
@@ -49,6 +53,14 @@ afl_device *afl_device_get(aflock_ctx *ctx, uint64_t key)
     d->refs = 1;
     d->hash_next = *bucket;
     *bucket = d;
+    return d;
+}
+
+afl_device *afl_device_of_functions(aflock_ctx *ctx, const afl_device *device)
+{
+    afl_device *d = afl_device_get(ctx, ~device->key ^ UINT64_C(0x66756E6374696F6E));
+    if (d)
+        d->functions = true;
     return d;
 }
 
@@ -182,6 +194,8 @@ static bool may_go(const afl_admission *a, const afl_device *d, int lane)
         return false;
     if (lane == AFLOCK_LANE_TRY && a->live_tries >= most)
         return false;
+    if (d->functions && a->live_functions >= share)
+        return false;
     return a->width < 3 || d->live[AFLOCK_LANE_TRY] + d->live[AFLOCK_LANE_RELEASE] < most;
 }
 
@@ -192,6 +206,8 @@ static void count(afl_admission *a, const afl_run *run, int change)
     run->device->live[run->lane] += (unsigned)change;
     if (run->lane == AFLOCK_LANE_TRY)
         a->live_tries += (unsigned)change;
+    if (run->device->functions)
+        a->live_functions += (unsigned)change;
 }
 
 /* Last in the order of starts. */
@@ -467,8 +483,9 @@ void afl_admission_expire(aflock_ctx *ctx, uint64_t now)
             run->next->prev = run;
         a->stalled = run;
         take_back_all(ctx, run);
-        afl_log(ctx, AFLOCK_LOG_WARN, "a system call has not returned for %llu ms",
-                (unsigned long long)((now - run->started) / AFLOCK_MILLISECOND));
+        if (!run->device->functions)
+            afl_log(ctx, AFLOCK_LOG_WARN, "a system call has not returned for %llu ms",
+                    (unsigned long long)((now - run->started) / AFLOCK_MILLISECOND));
         if (ctx->executor->stalled)
             ctx->executor->stalled(ctx->executor->self);
     }

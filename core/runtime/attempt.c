@@ -34,6 +34,7 @@ afl_attempt *afl_attempt_new(afl_place *p)
     t->work.fd = t->work.holder = -1;
     t->work.state = state ? t + 1 : NULL;
     t->work.duration = p->terms.duration;
+    atomic_init(&t->users, 1);
     return t;
 }
 
@@ -178,10 +179,16 @@ static void run_job(aflock_job *job)
         t->kind = afl_classify_mount(t->work.sys, t->where.mount, NULL);
 }
 
-/* [W or L] */
 static void orphan_job(aflock_job *job)
 {
-    afl_attempt *t = AFL_CONTAINER(afl_attempt, job, job);
+    afl_attempt_leave(AFL_CONTAINER(afl_attempt, job, job));
+}
+
+/* Functions that run while it holds may outlive it. */
+void afl_attempt_leave(afl_attempt *t)
+{
+    if (atomic_fetch_sub(&t->users, 1) != 1)
+        return;
     t->work.protocol->reconcile(&t->work);
     afl_spelling_unref(t->spelling);
     afl_attempt_free(t);
@@ -234,6 +241,7 @@ static void send(afl_place *p)
         return;
     }
     t->work.inline_only = false;
+    t->work.local = p->kind == AFL_CLASS_LOCAL;
     atomic_fetch_add(&t->spelling->refs, 1);
     afl_trace(ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 0);
     /* What is ours is not kept waiting by what others would like to have. */
@@ -474,6 +482,7 @@ static void run_here(afl_place *p, bool inline_only)
     afl_attempt *t = p->attempt;
     afl_trace(p->ctx, AFLOCK_TRACE_ATTEMPT, NULL, t->spelling->text, 1);
     t->work.inline_only = inline_only;
+    t->work.local = p->kind == AFL_CLASS_LOCAL;
     t->work.not_inline = false;
     p->ctx->in_hook = true; /* on_acquired must not call in */
     t->work.protocol->run(&t->work);

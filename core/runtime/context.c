@@ -285,9 +285,17 @@ static void end_and_answer(aflock_ctx *ctx)
     } while (answered && !afl_gate_forked(ctx->gate));
 }
 
+/* Functions of the caller run while it is held. */
+static bool has_functions(const afl_place *p)
+{
+    return p->attempt && atomic_load(&p->attempt->users) > 1;
+}
+
 /* Is there something to wait for? What a protocol does through the loop's watches does not go on without the loop. */
 static bool is_busy(const afl_place *p)
 {
+    if (has_functions(p))
+        return true;
     if (p->path.op)
         return !p->protocol->start && !afl_attempt_is_parked(p->attempt);
     return p->path.grip != AFL_GRIP_NONE && !(p->caller_fd >= 0 && p->path.holders);
@@ -334,6 +342,18 @@ static void answer_releases(aflock_ctx *ctx)
         ;
 }
 
+/* The last function that returns gives up what is held, or a worker that has an operation of it after that. */
+static void leave_to_functions(afl_place *p, bool at_executor)
+{
+    afl_attempt *t = p->attempt;
+    p->attempt = NULL;
+    if (at_executor)
+        return;
+    if (!p->path.op)
+        atomic_fetch_add(&t->spelling->refs, 1); /* as a job has one */
+    afl_attempt_leave(t);
+}
+
 /* What is at the executor belongs to its worker from now on. Of the rest, what has something to give back goes to the
  * executor, too, by way of `left`, unless it has always been on this thread: the file system may hang. */
 static void part_with_attempt(aflock_ctx *ctx, afl_place *p, aflock_job **left)
@@ -344,7 +364,12 @@ static void part_with_attempt(aflock_ctx *ctx, afl_place *p, aflock_job **left)
         return;
     }
     bool at_executor = p->path.op && !afl_admission_unqueue(ctx, &t->job);
-    bool goes_there = !at_executor && p->protocol->run && p->io != AFLOCK_IO_INLINE && t->work.path && t->work.fd >= 0;
+    if (has_functions(p)) {
+        leave_to_functions(p, at_executor);
+        return;
+    }
+    bool goes_there = !at_executor && p->protocol->run && p->io != AFLOCK_IO_INLINE && t->work.path &&
+                      (t->work.fd >= 0 || p->path.grip == AFL_GRIP_HELD); /* a marker may be held without being open */
     if (at_executor || goes_there)
         p->attempt = NULL;
     if (at_executor)
@@ -431,10 +456,11 @@ int aflock_ctx_free(aflock_ctx *ctx, uint64_t grace)
     if (ctx->in_callback || ctx->in_turn || ctx->closing)
         return AFLOCK_EBUSY;
     ctx->closing = true;
+    afl_functions_end(ctx);
     wind_down(ctx, grace > AFLOCK_FOREVER - ctx->now ? AFLOCK_FOREVER : ctx->now + grace);
     int unreleased = count_unreleased(ctx);
-    answer_releases(ctx);
     afl_errands_end(ctx);
+    answer_releases(ctx);
     afl_wanted_end(ctx);
     if (!afl_gate_forked(ctx->gate))
         afl_deliver_drained(ctx);
@@ -533,7 +559,8 @@ int aflock_dump(aflock_ctx *ctx, int (*each)(const aflock_dump_entry *entry, voi
         return AFLOCK_EINVAL;
     for (const afl_place *p = ctx->places; p && !status; p = p->all_next) {
         for (const afl_request *r = p->path.holders; r && !status; r = r->next)
-            status = dump_one(ctx, r, 1, 0, each, user);
+            if (!AFL_CONTAINER(afl_entry, request, r)->release_waits)
+                status = dump_one(ctx, r, 1, 0, each, user);
         uint32_t position = 0;
         for (const afl_request *r = p->path.head; r && !status; r = r->next)
             status = dump_one(ctx, r, 0, position++, each, user);

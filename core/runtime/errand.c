@@ -1,5 +1,6 @@
-/* Errands: what is done about a path beside locking it (verify, inspect, break). They run where attempts run, and are
- * answered from a turn like everything else. They do not go through the machine: nothing of ours changes. */
+/* Errands: what is done about a path beside locking it (verify, inspect, break, run). They run where attempts run, the
+ * caller's functions always on the executor, and are answered from a turn like everything else. They do not go through
+ * the machine: nothing of ours changes. */
 #include "runtime/runtime.h"
 
 #include <stdlib.h>
@@ -8,7 +9,10 @@
 static void run_errand(aflock_job *job)
 {
     afl_errand *e = AFL_CONTAINER(afl_errand, job, job);
-    e->ask(&e->query);
+    if (e->function)
+        e->value = e->function(e->query.fd, e->user);
+    else
+        e->ask(&e->query);
 }
 
 static void finish_errand(aflock_ctx *ctx, aflock_job *job)
@@ -36,9 +40,13 @@ static void free_errand(afl_errand *e)
     afl_errand_free(e);
 }
 
+/* The context is gone; what is held was left to the last function that runs. */
 static void orphan_errand(aflock_job *job)
 {
-    free_errand(AFL_CONTAINER(afl_errand, job, job));
+    afl_errand *e = AFL_CONTAINER(afl_errand, job, job);
+    if (e->attempt)
+        afl_attempt_leave(e->attempt);
+    free_errand(e);
 }
 
 static void unlink_errand(aflock_ctx *ctx, afl_errand *e)
@@ -58,7 +66,7 @@ afl_errand *afl_errand_next(const aflock_ctx *ctx)
 static void tell(afl_errand *e)
 {
     const afl_query *q = &e->query;
-    if (e->answered) {
+    if (e->answered || e->ran) {
         aflock_result r = {.size = sizeof r,
                            .status = q->status,
                            .sys_errno = q->sys_errno,
@@ -67,7 +75,10 @@ static void tell(afl_errand *e)
                            .step = q->step,
                            .path = e->spelling->text,
                            .detail = q->status ? q->detail : NULL};
-        e->answered(e->lock, &r, e->user);
+        if (e->ran)
+            e->ran(e->lock, &r, e->value, e->user);
+        else
+            e->answered(e->lock, &r, e->user);
         return;
     }
     aflock_holder h = {.size = sizeof h,
@@ -88,8 +99,30 @@ static void tell(afl_errand *e)
                        .claim_count = q->claim_count,
                        .claims_left_out = q->claims_left_out,
                        .detail = q->status ? q->detail : NULL,
-                       .pending = q->pending};
+                       .pending = q->pending,
+                       .outside = q->outside};
     e->inspected(e->lock, &h, e->user);
+}
+
+/* A function has come back, or never began: its hold may go. */
+static void end_function(aflock_ctx *ctx, const afl_errand *e)
+{
+    atomic_fetch_sub(&e->attempt->users, 1);
+    afl_entry_ran(ctx, afl_entry_of(ctx, e->req));
+}
+
+/* The context goes, and a function goes on: a release that waits for it is not lived to see. */
+static void leave_function(aflock_ctx *ctx, aflock_req req)
+{
+    afl_entry *held = afl_entry_of(ctx, req);
+    held->running--;
+    if (!held->running && held->release_waits)
+        afl_deliver_postponed(ctx, held);
+}
+
+static int status_of_function(const afl_errand *e)
+{
+    return !e->query.status && e->lock->place->path.lost ? AFLOCK_ECOMPROMISED : e->query.status;
 }
 
 /* Ends an errand and calls back from a copy. While a worker still uses the errand (running), only what does not change
@@ -101,13 +134,19 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
                        .req = e->req,
                        .answered = e->answered,
                        .inspected = e->inspected,
+                       .ran = e->ran,
                        .user = e->user,
                        .query = {.fd = -1}};
     aflock *lock = copy.lock;
     if (!running) {
         copy.query = e->query;
+        copy.value = e->value;
         e->query.detail = NULL;
         e->query.claims = NULL;
+        if (e->attempt) {
+            copy.query.status = status_of_function(e);
+            end_function(ctx, e);
+        }
     }
     if (status)
         copy.query.status = status;
@@ -124,6 +163,8 @@ static void answer_errand(aflock_ctx *ctx, afl_errand *e, int status, bool runni
     lock->pinned--;
     free(copy.query.detail);
     free(copy.query.claims);
+    if (copy.ran && running && !afl_gate_forked(ctx->gate))
+        leave_function(ctx, copy.req);
     afl_spelling_unref(copy.spelling);
     afl_lock_tidy(lock);
 }
@@ -140,10 +181,20 @@ void afl_errands_end(aflock_ctx *ctx)
     for (afl_errand *e = ctx->errands, *next; e && !afl_gate_forked(ctx->gate); e = next) {
         next = e->next;
         bool running = !e->done && !afl_admission_unqueue(ctx, &e->job);
-        answer_errand(ctx, e, e->done ? 0 : AFLOCK_ECLOSED, running);
+        answer_errand(ctx, e, e->done ? 0 : running && e->function ? AFLOCK_EBUSY : AFLOCK_ECLOSED, running);
     }
     while (ctx->errands && !afl_gate_forked(ctx->gate))
         unlink_errand(ctx, ctx->errands);
+}
+
+void afl_functions_end(aflock_ctx *ctx)
+{
+    for (afl_errand *e = ctx->errands; e; e = e->next) {
+        if (!e->function || e->done || !afl_admission_unqueue(ctx, &e->job))
+            continue;
+        e->query.status = AFLOCK_ECLOSED;
+        e->done = true;
+    }
 }
 
 /* --------------------------------------------------------------------------------------------------------- asking */
@@ -194,6 +245,20 @@ static void send_errand(aflock *lock, afl_errand *e)
     afl_settle(lock->ctx);
 }
 
+/* The hold that an errand is about. */
+static int find_hold(aflock *lock, aflock_req req, afl_entry **held)
+{
+    afl_entry *e = afl_entry_on(lock, req);
+    if (!e)
+        return AFLOCK_ESTALE;
+    if (!afl_entry_is_held(e))
+        return AFLOCK_ENOTHELD;
+    if (lock->place->protocol->lease)
+        afl_leases_look(lock->ctx);
+    *held = e;
+    return lock->place->path.lost ? AFLOCK_ECOMPROMISED : 0;
+}
+
 int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *user)
 {
     int status = enter(lock);
@@ -203,15 +268,10 @@ int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *
         return AFLOCK_EINVAL;
     if (!lock->place->protocol->verify || lock->place->caller_fd >= 0)
         return AFLOCK_ENOTSUP;
-    afl_entry *held = afl_entry_of(lock->ctx, req);
-    if (!held || held->lock != lock)
-        return AFLOCK_ESTALE;
-    if (held->request.state != AFL_HELD)
-        return AFLOCK_ENOTHELD;
-    if (lock->place->protocol->lease)
-        afl_leases_look(lock->ctx);
-    if (lock->place->path.lost)
-        return AFLOCK_ECOMPROMISED;
+    afl_entry *held;
+    status = find_hold(lock, req, &held);
+    if (status)
+        return status;
     afl_errand *e = errand_new(lock, user);
     if (!e)
         return AFLOCK_ENOMEM;
@@ -222,6 +282,7 @@ int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *
     e->query.fd = w->fd;
     e->query.dev = w->dev;
     e->query.ino = w->ino;
+    memcpy(e->query.token, w->token, sizeof w->token);
     e->query.follow = (held->flags & AFLOCK_FOLLOW) != 0;
     send_errand(lock, e);
     return 0;
@@ -286,4 +347,52 @@ int aflock_break_claim(aflock *lock, const char *name, aflock_callback callback,
     if (e)
         memcpy(e->query.claim, name, length + 1);
     return send_removal(lock, e, protocol->remove_claim, callback);
+}
+
+/* ------------------------------------------------------------------------------------------------------- functions */
+
+/* The descriptor stays what it is as long as the hold lasts, and it lasts until end_function. */
+static int send_function(aflock *lock, afl_entry *held, afl_errand *e)
+{
+    aflock_ctx *ctx = lock->ctx;
+    afl_place *p = lock->place;
+    afl_device *device = afl_device_of_functions(ctx, p->device);
+    if (!device)
+        return AFLOCK_ENOMEM;
+    e->attempt = p->attempt;
+    e->query.fd = p->protocol->marker ? -1 : p->attempt->work.fd;
+    atomic_fetch_add(&p->attempt->users, 1);
+    held->running++;
+    afl_admission_submit(ctx, &e->job, device, NULL, AFLOCK_LANE_TRY);
+    afl_device_put(ctx, device);
+    afl_settle(ctx);
+    return 0;
+}
+
+int aflock_run(aflock *lock, aflock_req req, int (*function)(int fd, void *user), aflock_ran callback, void *user)
+{
+    afl_entry *held;
+    int status = enter(lock);
+    if (status)
+        return status;
+    if (!function || !callback)
+        return AFLOCK_EINVAL;
+    if (!lock->place->protocol->run)
+        return AFLOCK_ENOTSUP;
+    status = find_hold(lock, req, &held);
+    if (status)
+        return status;
+    afl_errand *e = errand_new(lock, user);
+    if (!e)
+        return AFLOCK_ENOMEM;
+    e->function = function;
+    e->ran = callback;
+    e->req = req;
+    status = send_function(lock, held, e);
+    if (status) {
+        unlink_errand(lock->ctx, e);
+        lock->active--;
+        free_errand(e);
+    }
+    return status;
 }

@@ -7,11 +7,14 @@
  * then, never too early. By the same clock a heartbeat that is due is asked for, if the machine has not begun it yet:
  * it counts from the end of the last one, which may have taken long, and by the clock of the loop.
  *
- * A lease is given up before it expires for others, by one interval: the work that is under way needs time to stop.
+ * A lease is given up before it expires for others, by one interval: the work that is under way needs time to stop. A
+ * claim that is pending is refreshed, too, but nobody holds it yet.
  */
 #include "runtime/runtime.h"
 
 #include <string.h>
+
+enum { TOGETHER = 16 }; /* a heartbeat comes earlier by at most this part of its interval, if something else is due */
 
 /* In the order of a lease's life: */
 static uint64_t due_at(const afl_place *p)
@@ -19,9 +22,11 @@ static uint64_t due_at(const afl_place *p)
     return p->lease.refreshed + p->terms.heartbeat;
 }
 
+/* Where there is little time between a heartbeat and the end, half of that. */
 static uint64_t lost_at(const afl_place *p)
 {
-    return p->lease.refreshed + p->terms.duration - p->terms.heartbeat;
+    const uint64_t rest = (p->terms.duration - p->terms.heartbeat) / 2;
+    return p->lease.refreshed + p->terms.duration - (rest < p->terms.heartbeat ? rest : p->terms.heartbeat);
 }
 
 static uint64_t warning_at(const afl_place *p)
@@ -102,15 +107,29 @@ static void expire(afl_place *p, uint64_t now)
     afl_heap_arm(&p->ctx->leases, &l->timer, next);
 }
 
+static afl_place *first(const aflock_ctx *ctx)
+{
+    return ctx->leases.root ? AFL_CONTAINER(afl_place, lease.timer, ctx->leases.root) : NULL;
+}
+
+/* A heartbeat that will be due soon: one turn of the loop and one trip to the executor serve those that are together,
+ * and once they were they stay so. */
+static bool goes_along(const afl_place *p, uint64_t now)
+{
+    return !p->lease.tried && p->lease.timer.at == due_at(p) &&
+           p->lease.timer.at - now <= p->terms.heartbeat / TOGETHER;
+}
+
 void afl_leases_expire(aflock_ctx *ctx)
 {
     if (!ctx->leases.root)
         return;
     uint64_t now = ctx->sys->boottime();
-    if (ctx->leases.root->at <= now)
-        afl_collect(ctx); /* a heartbeat may be back */
-    while (ctx->leases.root && ctx->leases.root->at <= now)
-        expire(AFL_CONTAINER(afl_place, lease.timer, ctx->leases.root), now);
+    if (ctx->leases.root->at > now)
+        return;
+    afl_collect(ctx); /* a heartbeat may be back */
+    for (afl_place *p; (p = first(ctx)) && (p->lease.timer.at <= now || goes_along(p, now));)
+        expire(p, now);
 }
 
 void afl_leases_look(aflock_ctx *ctx)
@@ -170,6 +189,8 @@ void afl_lease_done(afl_place *p)
     const afl_outcome *o = &w->outcome;
     if (!p->protocol->lease)
         return;
+    if (p->path.op == AFL_OP_BEAT && p->path.grip == AFL_GRIP_PENDING)
+        return;
     if (p->path.op == AFL_OP_BEAT) {
         beaten(p, w);
     } else if (p->path.op == AFL_OP_TRY && o->answer == AFL_WON) {
@@ -195,7 +216,7 @@ void afl_lease_end(afl_place *p)
 /* Who was not told yet that he holds it is answered AFLOCK_ECOMPROMISED instead. */
 static bool believes_to_hold(const afl_request *r)
 {
-    return r->state == AFL_HELD || r->state == AFL_REHELD;
+    return r->state == AFL_REHELD || afl_entry_is_held(AFL_CONTAINER(afl_entry, request, r));
 }
 
 static bool is_to_be_told(const afl_request *r)

@@ -229,6 +229,7 @@ static afl_place *place_new(aflock_ctx *ctx, const afl_terms *terms)
     p->terms = *terms;
     p->caller_fd = -1;
     p->path.hand_on = p->protocol->hand_on;
+    p->path.join = p->protocol->join;
     p->path.beat_interval = p->protocol->lease ? terms->heartbeat : p->protocol->beat_interval;
     afl_timer_init(&p->lease.timer, 0);
     p->path.resolution = ctx->loop->resolution;

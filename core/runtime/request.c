@@ -145,10 +145,22 @@ static int options_for_open(aflock_options *o, const aflock_options *given)
     aflock_options_init(o);
     if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
-    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_RW && o->io >= AFLOCK_IO_AUTO &&
+    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_SOFT_RW && o->io >= AFLOCK_IO_AUTO &&
                 o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL && o->wait >= AFLOCK_WAIT_AUTO &&
                 o->wait <= AFLOCK_WAIT_PARK;
     return sane ? 0 : AFLOCK_EINVAL;
+}
+
+#define STALE_AFTER (90 * AFLOCK_SECOND)
+
+/* What is not said follows from what is. */
+static void terms_of_readers(afl_terms *terms, const aflock_options *o)
+{
+    const uint64_t stale_after = o->stale_after || o->heartbeat ? o->stale_after : STALE_AFTER;
+    terms->heartbeat = o->heartbeat ? o->heartbeat : stale_after / 3;
+    terms->duration = stale_after                               ? stale_after
+                      : terms->heartbeat <= AFLOCK_FOREVER / 12 ? 3 * terms->heartbeat
+                                                                : AFLOCK_FOREVER;
 }
 
 /* The least of a lease is what a busy machine can keep to, the most what a clock can count. */
@@ -157,10 +169,18 @@ static int terms_for_open(afl_terms *terms, const afl_protocol *protocol, const 
     *terms = (afl_terms){.protocol = protocol};
     if (!protocol->lease)
         return 0;
-    terms->duration = o->duration;
-    terms->heartbeat = o->heartbeat ? o->heartbeat : o->duration / 3;
-    bool sane = o->duration >= 10 * AFLOCK_MILLISECOND && o->duration <= AFLOCK_FOREVER / 4 &&
-                terms->heartbeat <= o->duration / 3 && terms->heartbeat >= AFLOCK_MILLISECOND;
+    if (protocol->join) {
+        terms_of_readers(terms, o);
+        if (terms->heartbeat >= terms->duration)
+            return AFLOCK_EINVAL;
+    } else {
+        terms->duration = o->duration;
+        terms->heartbeat = o->heartbeat ? o->heartbeat : o->duration / 3;
+        if (terms->heartbeat > o->duration / 3)
+            return AFLOCK_EINVAL;
+    }
+    const bool sane = terms->duration >= 10 * AFLOCK_MILLISECOND && terms->duration <= AFLOCK_FOREVER / 4 &&
+                      terms->heartbeat >= AFLOCK_MILLISECOND;
     return sane && !o->lifetime ? 0 : AFLOCK_EINVAL;
 }
 
@@ -202,6 +222,14 @@ static size_t last_component(const char *path)
     return strlen(slash ? slash + 1 : path);
 }
 
+/* A marker has a name, and what is beside it has names that begin with that one. */
+static bool has_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *last = slash ? slash + 1 : path;
+    return *last && strcmp(last, "..") != 0;
+}
+
 static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd, const afl_protocol *protocol,
                         const aflock_options *given)
 {
@@ -218,9 +246,10 @@ static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd,
     if (status)
         return status;
     static const afl_protocol *const PROTOCOLS[] = {
-        [AFLOCK_NATIVE] = &afl_protocol_flock, [AFLOCK_OFD] = &afl_protocol_ofd,
-        [AFLOCK_SOFT] = &afl_protocol_soft,    [AFLOCK_STRICT] = &afl_protocol_strict,
-        [AFLOCK_LEASE] = &afl_protocol_lease,  [AFLOCK_RW] = &afl_protocol_rw};
+        [AFLOCK_NATIVE] = &afl_protocol_flock,   [AFLOCK_OFD] = &afl_protocol_ofd,
+        [AFLOCK_SOFT] = &afl_protocol_soft,      [AFLOCK_STRICT] = &afl_protocol_strict,
+        [AFLOCK_LEASE] = &afl_protocol_lease,    [AFLOCK_RW] = &afl_protocol_rw,
+        [AFLOCK_SOFT_RW] = &afl_protocol_soft_rw};
     if (o.soft_fallback && (o.protocol != AFLOCK_NATIVE || !path))
         return AFLOCK_EINVAL;
     if (!protocol)
@@ -231,6 +260,8 @@ static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd,
         return AFLOCK_EINVAL;
     if (path && (protocol->marker || protocol->falls_to) && last_component(path) > MARKER_NAME)
         return AFLOCK_ENAMETOOLONG;
+    if (path && protocol->marker && !has_name(path))
+        return AFLOCK_EISDIR;
     afl_terms terms;
     status = terms_for_open(&terms, protocol, &o);
     if (!status)
@@ -356,11 +387,13 @@ void aflock_acquire_options_init(aflock_acquire_options *o)
 }
 
 /* What is about a descriptor means nothing where the lock is that a file exists. */
-static int options_for_marker(const aflock_acquire_options *o)
+static int options_for_marker(const aflock_acquire_options *o, bool join)
 {
     enum { ABOUT_DESCRIPTORS = AFLOCK_READ_ONLY | AFLOCK_FOLLOW | AFLOCK_DIRECTORY | AFLOCK_INHERIT | AFLOCK_TRUNCATE };
-    if (o->mode != AFLOCK_EXCLUSIVE || o->on_acquired)
+    if ((o->mode != AFLOCK_EXCLUSIVE && !join) || o->on_acquired)
         return AFLOCK_ENOTSUP;
+    if (join && o->file_mode != AFLOCK_MODE_DEFAULT)
+        return AFLOCK_EINVAL;
     if (o->flags & ABOUT_DESCRIPTORS || !(o->flags & AFLOCK_CREATE) || !(o->file_mode & S_IWUSR))
         return AFLOCK_EINVAL;
     return 0;
@@ -396,7 +429,7 @@ static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, co
     if (lock->place->protocol->guest)
         return afl_marker_serves(o->flags, o->mode, o->on_acquired, o->file_mode) ? 0 : AFLOCK_ENOTSUP;
     if (lock->place->protocol->marker)
-        return options_for_marker(o);
+        return options_for_marker(o, lock->place->protocol->join);
     if (lock->place->protocol->database)
         return options_for_database(o);
     if (lock->place->caller_fd >= 0 && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT))
@@ -606,11 +639,11 @@ void afl_fill_result(const afl_entry *e, aflock_result *result)
 
 /* -------------------------------------------------------------------------------------------------- cancel, release */
 
-/* The request of a lock; NULL: stale, or not of this lock's path. */
-static afl_entry *entry_on(aflock *lock, aflock_req req)
+/* One whose release waits without a callback has ended, as far as others are concerned. */
+afl_entry *afl_entry_on(aflock *lock, aflock_req req)
 {
     afl_entry *e = afl_entry_of(lock->ctx, req);
-    return e && e->lock == lock ? e : NULL;
+    return e && e->lock == lock && (!e->release_waits || e->callback) ? e : NULL;
 }
 
 int aflock_cancel(aflock *lock, aflock_req req)
@@ -618,8 +651,8 @@ int aflock_cancel(aflock *lock, aflock_req req)
     int status = enter(lock);
     if (status)
         return status;
-    afl_entry *e = entry_on(lock, req);
-    if (!e)
+    afl_entry *e = afl_entry_on(lock, req);
+    if (!e || e->release_waits)
         return AFLOCK_ESTALE;
     status = afl_machine_cancel(&lock->ctx->machine, &e->request, AFLOCK_ECANCELED, lock->ctx->now);
     if (!status) {
@@ -629,9 +662,38 @@ int aflock_cancel(aflock *lock, aflock_req req)
     return status;
 }
 
+bool afl_entry_is_held(const afl_entry *e)
+{
+    return e->request.state == AFL_HELD && !e->release_waits;
+}
+
+/* Nobody gets the file while a function works on it. */
+static void postpone_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, void *user)
+{
+    e->release_waits = true;
+    e->callback = callback;
+    e->user = user;
+    afl_wanted_stop(ctx, e);
+}
+
+void afl_entry_ran(aflock_ctx *ctx, afl_entry *e)
+{
+    e->running--;
+    if (e->running || !e->release_waits)
+        return;
+    e->release_waits = false;
+    afl_entry_release(ctx, e, e->callback, e->user);
+}
+
 int afl_entry_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, void *user)
 {
     aflock *lock = e->lock;
+    if (e->release_waits)
+        return AFLOCK_ESTALE;
+    if (e->running) {
+        postpone_release(ctx, e, callback, user);
+        return 0;
+    }
     int status = afl_machine_release(&ctx->machine, &e->request, callback != NULL, ctx->now);
     if (status)
         return status;
@@ -652,8 +714,9 @@ static void release_others(aflock_ctx *ctx, const afl_place *place, const afl_re
 {
     for (afl_request *r = place->path.holders, *next; r; r = next) {
         next = r->next;
-        if (r != one && r->owner == one->owner && r->state == AFL_HELD)
-            afl_entry_release(ctx, AFL_CONTAINER(afl_entry, request, r), NULL, NULL);
+        afl_entry *e = AFL_CONTAINER(afl_entry, request, r);
+        if (r != one && r->owner == one->owner && afl_entry_is_held(e))
+            afl_entry_release(ctx, e, NULL, NULL);
     }
 }
 
@@ -663,10 +726,10 @@ static int release_checked(aflock *lock, aflock_req req, bool all, aflock_callba
     if (status)
         return status;
     aflock_ctx *ctx = lock->ctx;
-    afl_entry *e = entry_on(lock, req);
+    afl_entry *e = afl_entry_on(lock, req);
     if (!e)
         return AFLOCK_ESTALE;
-    if (all && e->request.owner && e->request.state == AFL_HELD)
+    if (all && e->request.owner && afl_entry_is_held(e))
         release_others(ctx, lock->place, &e->request);
     status = afl_entry_release(ctx, e, callback, user);
     if (!status)
@@ -694,10 +757,10 @@ int aflock_fd(aflock *lock, aflock_req req)
     int status = enter(lock);
     if (status)
         return status;
-    afl_entry *e = entry_on(lock, req);
+    afl_entry *e = afl_entry_on(lock, req);
     if (!e)
         return AFLOCK_ESTALE;
-    return e->request.state == AFL_HELD ? descriptor_of(lock) : AFLOCK_ENOTHELD;
+    return afl_entry_is_held(e) ? descriptor_of(lock) : AFLOCK_ENOTHELD;
 }
 
 int aflock_depth(const aflock *lock, const void *owner)
@@ -707,7 +770,7 @@ int aflock_depth(const aflock *lock, const void *owner)
         return status;
     int depth = 0;
     for (const afl_request *r = lock->place->path.holders; r; r = r->next)
-        if (r->state == AFL_HELD && (!owner || r->owner == owner))
+        if (afl_entry_is_held(AFL_CONTAINER(afl_entry, request, r)) && (!owner || r->owner == owner))
             depth++;
     return depth;
 }

@@ -1,6 +1,6 @@
 /* The runtime: everything between the public interface and the pure machine. Internal to core/runtime.
  *
- *   request.c    the public functions on locks and requests       errand.c     verify and inspect
+ *   request.c    the public functions on locks and requests       errand.c     verify, inspect, run
  *   place.c      from a path as text to the one place (queue)     gate.c       what other threads may touch; tokens
  *   attempt.c    carries out what the machine asks for            context.c    the life of a context
  *   admission.c  which jobs may go to the executor now            turn.c       the turn: due work, callbacks, timers
@@ -136,6 +136,7 @@ typedef struct afl_job_list {
 struct afl_device {
     uint64_t key;
     uint32_t refs;
+    bool functions;               /* its jobs are the caller's functions */
     unsigned live[2], stalled[2]; /* runs, by lane: try, release */
     afl_run *runs[2];             /* those that are live */
     afl_job_list queue[2];
@@ -146,7 +147,8 @@ struct afl_device {
 
 typedef struct afl_admission {
     unsigned width;
-    unsigned live, live_tries; /* runs under way, not stalled; of these in the try lane */
+    unsigned live, live_tries; /* runs under way, not stalled; of these in the try lane, */
+    unsigned live_functions;   /* ... and of those the caller's functions */
     afl_run *first, *last;     /* these, in the order in which their present jobs were started */
     afl_run *stalled, *idle;
     afl_device *round[2], *round_last[2];
@@ -157,7 +159,8 @@ typedef struct afl_admission {
     size_t outstanding;  /* runs at the executor */
 } afl_admission;
 
-afl_device *afl_device_get(aflock_ctx *ctx, uint64_t key); /* NULL: out of memory */
+afl_device *afl_device_get(aflock_ctx *ctx, uint64_t key);                      /* NULL: out of memory */
+afl_device *afl_device_of_functions(aflock_ctx *ctx, const afl_device *device); /* the same for functions about it */
 void afl_device_put(aflock_ctx *ctx, afl_device *device);
 bool afl_admission_init(aflock_ctx *ctx); /* false: out of memory */
 /* Whatever still refers to it. Runs that are under way belong to their workers; forked: there are none. */
@@ -210,6 +213,7 @@ typedef struct afl_attempt {
     afl_class kind;
     afl_identity where;
     afl_fault fault;
+    atomic_uint users; /* its place, and functions that run while it holds: the last one gives up what it has */
 } afl_attempt;
 
 /* What all locks on a path must agree on. */
@@ -329,7 +333,8 @@ struct afl_entry {
     uint32_t generation;
     uint32_t index;
     uint32_t flags;
-    bool release_told; /* the release was asked for with a callback */
+    bool release_waits; /* it was asked for while functions run under the hold, */
+    uint32_t running;   /* ... so many */
     afl_entry *free_next;
 };
 _Static_assert(sizeof(afl_entry) <= 256, "the promise is 256 bytes per waiter");
@@ -358,6 +363,7 @@ void afl_attempts_pump(aflock_ctx *ctx); /* carries out all that the machine ask
 void afl_attempt_note_left(afl_place *place);
 void afl_attempt_unlisten(afl_attempt *attempt, aflock_ctx *ctx);
 void afl_glance_forget(afl_place *place, bool forked);
+void afl_attempt_leave(afl_attempt *attempt); /* any thread; one user less of one that has no place any more */
 bool afl_attempt_is_parked(const afl_attempt *attempt); /* it returns when somebody else releases the file */
 void afl_attempts_abandon(aflock_ctx *ctx);             /* those that are detached, in a forked child */
 
@@ -427,6 +433,10 @@ struct afl_errand {
     void (*ask)(afl_query *query);
     aflock_callback answered; /* or */
     aflock_inspected inspected;
+    aflock_ran ran;
+    int (*function)(int fd, void *user); /* of `ran`, */
+    int value;                           /* ... what it returned, */
+    afl_attempt *attempt;                /* ... and what holds meanwhile */
     void *user;
     bool done;
 };
@@ -434,7 +444,8 @@ struct afl_errand {
 afl_errand *afl_errand_next(const aflock_ctx *ctx); /* one that is done and not delivered */
 void afl_errand_free(afl_errand *e);                /* all but its spelling */
 void afl_errand_deliver(aflock_ctx *ctx, afl_errand *e);
-void afl_errands_end(aflock_ctx *ctx); /* answers all that are left with AFLOCK_ECLOSED */
+void afl_errands_end(aflock_ctx *ctx);   /* answers all that are left with AFLOCK_ECLOSED */
+void afl_functions_end(aflock_ctx *ctx); /* takes back those that have not begun */
 
 /* ---------------------------------------------------------------------------------------------------- the context */
 
@@ -522,12 +533,15 @@ uint64_t afl_now(const aflock_ctx *ctx);
  */
 
 afl_entry *afl_entry_of(aflock_ctx *ctx, aflock_req req); /* NULL: stale */
+afl_entry *afl_entry_on(aflock *lock, aflock_req req);    /* the request of a lock; NULL: stale, or of another lock */
 aflock_req afl_entry_name(const afl_entry *e);
 void afl_entry_free(aflock_ctx *ctx, afl_entry *e);
 void afl_entries_free(aflock_ctx *ctx);               /* the table */
 void afl_entry_detach(aflock_ctx *ctx, afl_entry *e); /* from its token */
 int afl_entry_release(aflock_ctx *ctx, afl_entry *e, aflock_callback callback, void *user);
-void afl_lock_tidy(aflock *lock); /* frees a closed lock whose last release is answered */
+bool afl_entry_is_held(const afl_entry *e);        /* delivered, and its release not asked for */
+void afl_entry_ran(aflock_ctx *ctx, afl_entry *e); /* a function under it has returned */
+void afl_lock_tidy(aflock *lock);                  /* frees a closed lock whose last release is answered */
 void afl_lock_free(aflock *lock);
 void afl_fill_result(const afl_entry *e, aflock_result *result);
 void afl_entry_explain(aflock_ctx *ctx, afl_entry *e, char *detail); /* takes the text; without memory it is lost */
@@ -535,7 +549,8 @@ char *afl_entry_take_detail(afl_entry *e);                           /* the call
 
 void afl_settle(aflock_ctx *ctx);      /* after each call into the library: carry out, tell the host */
 bool afl_deliver_one(aflock_ctx *ctx); /* one callback; false: none is due */
-void afl_collect(aflock_ctx *ctx);     /* what came through the gate */
+void afl_deliver_postponed(aflock_ctx *ctx, afl_entry *e); /* of a release that is not carried out any more */
+void afl_collect(aflock_ctx *ctx);                         /* what came through the gate */
 uint64_t afl_deadline(aflock_ctx *ctx);
 void afl_expire(aflock_ctx *ctx);          /* timers and stalled jobs */
 void afl_deliver_drained(aflock_ctx *ctx); /* the drain's callback, if there is one */

@@ -119,6 +119,17 @@ bool afl_deliver_one(aflock_ctx *ctx)
     return true;
 }
 
+void afl_deliver_postponed(aflock_ctx *ctx, afl_entry *e)
+{
+    aflock_result result;
+    if (!e->callback)
+        return;
+    afl_fill_result(e, &result);
+    result.status = AFLOCK_ECLOSED;
+    result.fd = -1;
+    call(ctx, e->lock, e->callback, &result, e->user);
+}
+
 void afl_deliver_drained(aflock_ctx *ctx)
 {
     if (!ctx->drained)

@@ -107,6 +107,8 @@ static void prepare_wait(afl_place *p, const afl_outcome *o)
         return;
     aflock *lock = AFL_CONTAINER(afl_entry, request, head)->lock;
     aflock_wait wait = afl_choose_wait(p, lock).wait;
+    if (wait == AFLOCK_WAIT_PARK && o->grip == AFL_GRIP_PENDING)
+        wait = without_a_thread(p, lock).wait; /* what a thread could wait for it has */
     p->path.notify = wait == AFLOCK_WAIT_NOTIFY;
     lock->next_poll = interval(p, lock);
     if (wait == AFLOCK_WAIT_PARK && o->grip == AFL_GRIP_KEPT)
@@ -151,7 +153,8 @@ static void holder_ended(afl_watcher *watcher, unsigned events)
 void afl_place_watch_holder(afl_place *p)
 {
     const aflock_loop *loop = p->ctx->loop;
-    if (p->path.grip != AFL_GRIP_KEPT || p->path.op || p->watching_holder || p->attempt->work.holder < 0)
+    const bool waits = p->path.grip == AFL_GRIP_KEPT || p->path.grip == AFL_GRIP_PENDING;
+    if (!waits || p->path.op || p->watching_holder || p->attempt->work.holder < 0)
         return;
     p->holder = (afl_watcher){.watch = {.fd = p->attempt->work.holder, .events = AFLOCK_READ}, .ready = holder_ended};
     p->watching_holder = loop->watch(loop->self, &p->holder.watch) == 0;
@@ -279,7 +282,8 @@ static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what, const char *name
 void afl_place_listen(afl_place *p)
 {
     aflock_ctx *ctx = p->ctx;
-    p->ear = (afl_ear){.notify = {.fd = p->attempt->work.fd, .what = p->protocol->notify}, .heard = heard};
+    const afl_work *w = &p->attempt->work;
+    p->ear = (afl_ear){.notify = {.fd = w->fd, .what = w->listen ? w->listen : p->protocol->notify}, .heard = heard};
     p->notifying = ctx->notifier->add(ctx->notifier->self, &p->ear.notify) == 0;
     if (!p->notifying)
         go_deaf(p, "changes of the file cannot be listened for");

@@ -1,6 +1,7 @@
 /* The steps of files.h. */
 #include "sys/files.h"
 
+#include <aflock/aflock.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -51,6 +52,15 @@ int afl_link(const afl_sys *sys, int fd, const char *path)
         rc = sys->link_fd(fd, path);
     while (rc != 0 && errno == EINTR);
     return rc;
+}
+
+uint64_t afl_age(const afl_sys *sys, const struct timespec *changed)
+{
+    const uint64_t now = sys->realtime();
+    if (changed->tv_sec < 0)
+        return now;
+    const uint64_t then = (uint64_t)changed->tv_sec * AFLOCK_SECOND + (uint64_t)changed->tv_nsec;
+    return now > then ? now - then : 0;
 }
 
 int afl_above_streams(const afl_sys *sys, int fd)

@@ -43,6 +43,9 @@ int afl_fstat(const afl_sys *sys, int fd, struct stat *st);
 int afl_unlink(const afl_sys *sys, const char *path);
 int afl_link(const afl_sys *sys, int fd, const char *path); /* afl_sys.link_fd */
 
+/* How old a file is that was changed then: this host's clock less that; 0 if it is of the future. */
+uint64_t afl_age(const afl_sys *sys, const struct timespec *changed);
+
 /* Whoever closes or replaces a standard stream means another file than ours: the same descriptor with another number,
  * if need be. -1: none is left, and it is closed. */
 int afl_above_streams(const afl_sys *sys, int fd);

@@ -163,6 +163,11 @@ static int sys_unlink_at(int dir, const char *name)
     return unlinkat(dir, name, 0);
 }
 
+static int sys_rename_at(int dir, const char *from, const char *to)
+{
+    return renameat(dir, from, dir, to);
+}
+
 static ssize_t sys_list(int dir, void *buffer, size_t size)
 {
     return (ssize_t)syscall(SYS_getdents64, dir, buffer, size);
@@ -249,6 +254,7 @@ const afl_sys afl_sys_linux = {
     .mkdir_at = mkdirat,
     .link_at = sys_link_at,
     .unlink_at = sys_unlink_at,
+    .rename_at = sys_rename_at,
     .list = sys_list,
     .random = sys_random,
     .realtime = sys_realtime,

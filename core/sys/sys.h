@@ -48,6 +48,7 @@ typedef struct afl_sys {
     int (*mkdir_at)(int dir, const char *name, mode_t mode);
     int (*link_at)(int dir, const char *from, const char *to);
     int (*unlink_at)(int dir, const char *name);
+    int (*rename_at)(int dir, const char *from, const char *to);
     ssize_t (*list)(int dir, void *buffer, size_t size); /* getdents64: see afl_read_names */
 
     int (*random)(void *buffer, size_t size); /* getrandom; 0 or -1 */

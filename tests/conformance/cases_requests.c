@@ -383,6 +383,54 @@ static void ten_thousand_requests_for_many_paths(rig *r)
     free(answers);
 }
 
+/* What a function of the caller saw, and what was said about it. */
+typedef struct errand {
+    rig *rig;
+    pthread_t thread;
+    unsigned count;
+    int fd, value, status;
+} errand;
+
+static int run_errand(int fd, void *user)
+{
+    errand *e = user;
+    e->thread = pthread_self();
+    e->fd = fd;
+    return write(fd, "x", 1) == 1 ? 42 : -1;
+}
+
+static void errand_ran(aflock *lock, const aflock_result *result, int value, void *user)
+{
+    errand *e = user;
+    require(e->rig->calls == 0 && pthread_equal(pthread_self(), e->rig->thread));
+    require(strcmp(result->path, aflock_path(lock)) == 0);
+    e->value = value;
+    e->status = result->status;
+    e->count++;
+}
+
+/* On a worker, and the release that is asked for meanwhile comes after it. */
+static void a_function_runs_while_it_is_held(rig *r)
+{
+    static const char *const NAMES[] = {"auto", "inline", "pool"};
+    for (int i = 0; i < IO_COUNT; i++) {
+        answer a = {.count = 0}, released = {.count = 0};
+        errand e = {.rig = r, .thread = r->thread};
+        aflock *lock = rig_open(r, NAMES[i], ALL_IO[i]);
+        rig_hold(r, lock, NULL, &a);
+        r->calls++;
+        int status = aflock_run(lock, a.req, run_errand, errand_ran, &e);
+        r->calls--;
+        require_status(status, 0);
+        require_status(rig_release(r, lock, a.req, &released), 0);
+        rig_await_status(r, &released, 0);
+        require(e.count == 1 && e.value == 42 && e.fd == a.result.fd);
+        require_status(e.status, 0);
+        require(!pthread_equal(e.thread, r->thread) && rig_is_free(r, NAMES[i]));
+        require_status(rig_close(r, lock), 0);
+    }
+}
+
 const conformance_case cases_requests[] = {
     {"acquired_and_released", acquired_and_released, 0},
     {"acquired_wherever_attempts_run", acquired_wherever_attempts_run, 0},
@@ -399,5 +447,6 @@ const conformance_case cases_requests[] = {
     {"a_worker_that_hangs_stops_nobody_else", a_worker_that_hangs_stops_nobody_else, 0},
     {"ten_thousand_requests_for_one_path", ten_thousand_requests_for_one_path, 0},
     {"ten_thousand_requests_for_many_paths", ten_thousand_requests_for_many_paths, 0},
+    {"a_function_runs_while_it_is_held", a_function_runs_while_it_is_held, 0},
     {NULL, NULL, 0},
 };

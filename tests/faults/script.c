@@ -57,6 +57,7 @@ const script_protocol script_protocols[SCRIPT_PROTOCOLS] = {
     {"native", AFLOCK_NATIVE, take_flock, false, false},
     {"ofd", AFLOCK_OFD, take_ofd, false, false},
     {"soft", AFLOCK_SOFT, take_marker, true, false},
+    {"lease", AFLOCK_LEASE, take_marker, true, false},
     {"rw", AFLOCK_RW, take_rw, false, true},
 };
 
@@ -345,6 +346,28 @@ static void verify(const person *p)
     live();
 }
 
+static int put_to_work(int fd, void *user)
+{
+    const person *p = user;
+    fake_require((fd >= 0) == !protocol->marker);
+    fake_require(!is_free(subject_of(p->lock)->path, AFLOCK_EXCLUSIVE));
+    return fd;
+}
+
+static void on_ran(aflock *lock, const aflock_result *r, int value, void *user)
+{
+    (void)lock, (void)user;
+    answers++;
+    if (went_well(r->status, r->sys_errno, r->step))
+        fake_require((value >= 0) == !protocol->marker);
+}
+
+static void run_function(person *p)
+{
+    if (p && took(aflock_run(p->lock, p->req, put_to_work, on_ran, p)))
+        questions++;
+}
+
 static void inspect(aflock *lock)
 {
     if (lock && took(aflock_inspect(lock, on_inspected, NULL)))
@@ -405,6 +428,9 @@ static void play_plain(void)
     }
     verify(p);
     inspect(lock);
+    run_function(p);
+    live();
+    run_function(p);
     give(p);
     inspect(lock);
     release(get_plain(lock), false);
@@ -949,6 +975,18 @@ static void on_log(aflock_log_level level, const char *message, void *user)
     trouble->told(-1);
 }
 
+/* A marker that could neither be told from others nor taken away, nor told of: who asked for it has left. */
+static bool is_disowned(const char *path)
+{
+    char text[2];
+    int fd = protocol->marker && trouble->met() ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    if (fd < 0)
+        return false;
+    const bool disowned = read(fd, text, sizeof text) == 1 && text[0] == '?';
+    close(fd);
+    return disowned;
+}
+
 /* All goes well again: what is still held is released, and every lock works. */
 static void use_again(void)
 {
@@ -959,7 +997,7 @@ static void use_again(void)
     for (subject *s = subjects; s < subjects + subject_count && !draining; s++) {
         if (s->idle)
             continue;
-        if (stranded)
+        if (stranded || is_disowned(s->path))
             unlink(s->path);
         people_count = 0;
         person *p = get(s->lock, &s->options);

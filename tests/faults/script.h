@@ -24,7 +24,7 @@ typedef struct script_protocol {
 } script_protocol;
 
 extern const script_protocol script_protocols[];
-enum { SCRIPT_PROTOCOLS = 4, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
+enum { SCRIPT_PROTOCOLS = 5, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
 
 typedef struct script_chapter {
     const char *name;

@@ -119,7 +119,7 @@ static const char *const STEPS[SEAM_CALLS][3] = {
     [SEAM_WRITE] = {"write"},
     [SEAM_UNLINK] = {"unlink"},
     [SEAM_RENAME] = {"rename"},
-    [SEAM_RANDOM] = {"rename"},
+    [SEAM_RANDOM] = {"rename", "random"},
     [SEAM_HOSTNAME] = {"gethostname"},
     [SEAM_IDENTIFY] = {"stat parent", "stat"},
     [SEAM_FCHMOD] = {"fchmod"},
@@ -168,8 +168,9 @@ static bool is_absorbed_by_markers(const injection *x)
     switch (x->call) {
     case SEAM_CREATE:
     case SEAM_MKDIR:
-    case SEAM_WRITE:
         return false;
+    case SEAM_WRITE: /* who waits makes another one when the path is free */
+        return chapter->replaces;
     default:
         return true;
     }

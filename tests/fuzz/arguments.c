@@ -90,7 +90,7 @@ static bool is_quoted(const char *word, int count, char **words)
 static void check_order(const options *o, int count, char **words)
 {
     fuzz_require(o->mode == AFLOCK_EXCLUSIVE || o->mode == AFLOCK_SHARED);
-    fuzz_require(o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_RW);
+    fuzz_require(o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_SOFT_RW);
     fuzz_require(o->conflict_status >= 0 && o->conflict_status <= 255);
     fuzz_require(!(o->no_fork && o->close));
     if (o->action != ACTION_LOCK) {
@@ -99,10 +99,11 @@ static void check_order(const options *o, int count, char **words)
     }
     fuzz_require(!o->json && !o->force && !o->claim && (o->file != NULL) == (o->command != NULL));
     if (is_by_marker(o))
-        fuzz_require(o->file && o->mode == AFLOCK_EXCLUSIVE && !o->unlock && !o->close && !o->no_fork);
+        fuzz_require(o->file && !o->unlock && !o->close && !o->no_fork &&
+                     (o->mode == AFLOCK_EXCLUSIVE || o->protocol == AFLOCK_SOFT_RW));
     if (o->protocol == AFLOCK_RW)
         fuzz_require(o->file && !o->unlock);
-    if (o->protocol == AFLOCK_LEASE)
+    if (may_be_lost(o) && (o->protocol == AFLOCK_LEASE || o->duration))
         fuzz_require(o->duration >= 100 * AFLOCK_MILLISECOND && o->duration <= AFLOCK_FOREVER / 4);
     if (!o->file)
         return;

@@ -242,6 +242,32 @@ void on_verified(aflock *lock, const aflock_result *result, void *user)
     end_callback(q->world);
 }
 
+/* Whatever was released or freed meanwhile: the file is locked. */
+int on_worker(int fd, void *user)
+{
+    question *q = user;
+    fuzz_require(q->running && fd == q->fd);
+    fuzz_require(q->own || kernel_holds(fd, q->protocol));
+    q->running = false;
+    return fd;
+}
+
+void on_ran(aflock *lock, const aflock_result *result, int value, void *user)
+{
+    question *q = user;
+    world *w = q->world;
+    begin_callback(w);
+    fuzz_require(q->pending && lock == q->lock && result->req.id == q->req.id);
+    fuzz_require(strcmp(result->path, aflock_path(lock)) == 0);
+    fuzz_require(result->status == 0 ? !q->running && value == q->fd : value == 0);
+    fuzz_require(result->status == 0 || result->status == AFLOCK_ESYS ||
+                 (w->ending && (result->status == AFLOCK_ECLOSED || result->status == AFLOCK_EBUSY)));
+    if (result->status != AFLOCK_EBUSY)
+        q->running = false;
+    q->pending = false;
+    end_callback(w);
+}
+
 void on_inspected(aflock *lock, const aflock_holder *holder, void *user)
 {
     question *q = user;
@@ -278,9 +304,13 @@ void world_gone(world *w, bool abandoned)
     for (int i = 0; i < LOCKS; i++)
         if (the_model.locks[i].world == w)
             the_model.locks[i] = (lock_slot){.lock = NULL};
-    for (int i = 0; i < QUESTIONS; i++)
-        if (the_model.questions[i].world == w)
-            the_model.questions[i].pending = false;
+    for (int i = 0; i < QUESTIONS; i++) {
+        if (the_model.questions[i].world != w)
+            continue;
+        the_model.questions[i].pending = false;
+        if (abandoned)
+            the_model.questions[i].running = false; /* in the parent */
+    }
     for (int i = 0; i < HUNG; i++) {
         if (the_model.hung[i].ctx != h->ctx)
             continue;

@@ -50,7 +50,11 @@ typedef struct question {
     bool pending;
     world *world;
     aflock *lock;
-    aflock_req req; /* of aflock_verify */
+    aflock_req req; /* of aflock_verify and aflock_run */
+    bool running;   /* a function that did not return yet, under a hold of this file */
+    bool own;
+    int fd;
+    aflock_protocol protocol;
 } question;
 
 typedef struct token_slot {
@@ -91,6 +95,8 @@ void on_answer(aflock *lock, const aflock_result *result, void *user);
 void on_wanted(aflock *lock, aflock_req req, aflock_wanted who, void *user);
 void on_verified(aflock *lock, const aflock_result *result, void *user);
 void on_inspected(aflock *lock, const aflock_holder *holder, void *user);
+int on_worker(int fd, void *user); /* the function of aflock_run, */
+void on_ran(aflock *lock, const aflock_result *result, int value, void *user);
 void on_drained(aflock_ctx *ctx, void *user);
 void act_in_callback(world *w);
 

@@ -27,9 +27,8 @@ static const struct {
     const char *name;
     aflock_protocol protocol;
 } PROTOCOLS[] = {
-    {"native", AFLOCK_NATIVE},
-    {"ofd", AFLOCK_OFD},
-    {"soft", AFLOCK_SOFT},
+    {"native", AFLOCK_NATIVE}, {"ofd", AFLOCK_OFD},     {"rw", AFLOCK_RW},
+    {"soft", AFLOCK_SOFT},     {"lease", AFLOCK_LEASE}, {"strict", AFLOCK_STRICT},
 };
 enum { PROTOCOL_COUNT = sizeof PROTOCOLS / sizeof PROTOCOLS[0] };
 
@@ -109,6 +108,8 @@ static int do_open(named_lock *l, char **words, int count)
     for (unsigned i = 0; i < PROTOCOL_COUNT; i++)
         if (strcmp(PROTOCOLS[i].name, words[2]) == 0)
             o.protocol = PROTOCOLS[i].protocol;
+    if (o.protocol == AFLOCK_LEASE)
+        o.duration = 600 * AFLOCK_SECOND; /* no emulated machine is so slow, and no cut so long */
     if (count > 4)
         o.poll_interval = milliseconds(words[4]);
     l = &locks[lock_count++];

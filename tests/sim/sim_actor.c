@@ -105,7 +105,7 @@ static void open_lock(sim_actor *a, sim_lock *l)
     if (sim_chance(150000))
         o.wait = AFLOCK_WAIT_PARK;
     o.keep_open = sim_chance(300000);
-    if (sim_chance(80000) && !l->target->flags) {
+    if (sim_chance(80000) && !l->target->flags && !l->target->protocol->database) {
         l->fd = sim_fs_open(&p->task, l->path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
         if (l->fd < 0)
             l->fd = -1;

@@ -132,13 +132,8 @@ static sim_file *file_new(const sim_task *task, sim_inode *inode, int flags)
         return NULL;
     if (i == sim_files_used)
         sim_files_used++;
-    sim_files[i] = (sim_file){.inode = inode,
-                              .refs = 1,
-                              .flags = flags,
-                              .view = task->view,
-                              .pid = task->pid,
-                              .flock = F_UNLCK,
-                              .ofd = F_UNLCK};
+    sim_files[i] = (sim_file){.inode = inode, .refs = 1, .flags = flags, .view = task->view, .pid = task->pid};
+    sim_lock_drop(&sim_files[i]);
     if (inode)
         inode->opens++;
     return &sim_files[i];
@@ -231,7 +226,7 @@ void sim_fs_put(sim_file *f)
 {
     if (--f->refs > 0)
         return;
-    f->flock = f->ofd = F_UNLCK;
+    sim_lock_drop(f);
     if (!f->inode)
         return;
     f->inode->opens--;
@@ -254,10 +249,10 @@ int sim_fs_flock(sim_task *task, int fd, int operation)
     return f && f->inode ? sim_lock_flock(f, operation) : -EBADF;
 }
 
-int sim_fs_lock_ofd(sim_task *task, int fd, short type)
+int sim_fs_lock_ofd(sim_task *task, int fd, short type, off_t start, off_t length)
 {
     sim_file *f = real_file(task, fd);
-    return f && f->inode ? sim_lock_ofd(f, type) : -EBADF;
+    return f && f->inode ? sim_lock_ofd(f, type, start, length) : -EBADF;
 }
 
 int sim_fs_descriptor_flags(sim_task *task, int fd)
@@ -398,6 +393,19 @@ int sim_fs_read(sim_task *task, int fd, void *buffer, size_t size)
     return (int)count;
 }
 
+int sim_fs_read_head(sim_task *task, int fd, void *buffer, size_t size)
+{
+    const sim_file *f = real_file(task, fd);
+    if (!f || !f->inode || (f->flags & O_ACCMODE) == O_WRONLY)
+        return -EBADF;
+    if (S_ISDIR(f->inode->mode))
+        return -EISDIR;
+    if (f->inode->size < (off_t)size)
+        size = (size_t)f->inode->size;
+    memset(buffer, 0, size);
+    return (int)size;
+}
+
 int sim_fs_getcwd(sim_task *task, char *buffer, size_t size)
 {
     size_t length = strlen(task->cwd_path) + 1;
@@ -438,7 +446,7 @@ unsigned sim_fs_locks(void)
 {
     unsigned count = 0;
     for (unsigned i = 0; i < sim_files_used; i++)
-        count += sim_files[i].refs && (sim_files[i].flock != F_UNLCK || sim_files[i].ofd != F_UNLCK);
+        count += sim_files[i].refs && sim_lock_any(&sim_files[i]);
     return count;
 }
 

@@ -1,5 +1,5 @@
-/* The simulated file systems: inodes, names, open files, descriptors, and whole-file locks with the meaning that they
- * have on Linux. Pure: no time passes here and nothing fails by chance; sim_sys.c puts that around it.
+/* The simulated file systems: inodes, names, open files, descriptors, and locks with the meaning that they have on
+ * Linux. Pure: no time passes here and nothing fails by chance; sim_sys.c puts that around it.
  *
  * A volume is a file system. A view is what one host has mounted, with a cache of attributes for remote volumes. A task
  * is the part of a process that the kernel keeps: descriptors and the working directory. Calls return 0 or more, or
@@ -22,6 +22,7 @@ enum {
     SIM_MOUNTS = 4,
     SIM_DESCRIPTORS = 96,
     SIM_CACHED = 16,
+    SIM_ZONES = 5,  /* of a file: what open-file-description locks cover wholly or not at all (sim_lock.c) */
     SIM_TEXT = 4096 /* of a file of /proc */
 };
 
@@ -64,8 +65,8 @@ struct sim_file {
     off_t offset;
     const sim_view *view;
     int pid;
-    uint8_t flock, ofd; /* F_UNLCK, F_RDLCK, F_WRLCK */
-    uint64_t locked_at; /* since when it has some lock */
+    uint8_t flock, ofd[SIM_ZONES]; /* F_UNLCK, F_RDLCK, F_WRLCK */
+    uint64_t locked_at;            /* since when it has some lock */
 };
 
 typedef struct sim_mount {
@@ -118,8 +119,8 @@ int sim_fs_dup_above(sim_task *task, int fd, bool close_on_exec);
 sim_file *sim_fs_detach(sim_task *task, int fd); /* a close in two steps; NULL: EBADF */
 void sim_fs_put(sim_file *file);
 int sim_fs_close(sim_task *task, int fd);
-int sim_fs_flock(sim_task *task, int fd, int operation); /* LOCK_NB is taken for granted */
-int sim_fs_lock_ofd(sim_task *task, int fd, short type);
+int sim_fs_flock(sim_task *task, int fd, int operation);                            /* LOCK_NB is taken for granted */
+int sim_fs_lock_ofd(sim_task *task, int fd, short type, off_t start, off_t length); /* length 0: to the end */
 int sim_fs_fstat(sim_task *task, int fd, struct stat *st);
 int sim_fs_stat(sim_task *task, const char *path, struct stat *st, bool follow);
 int sim_fs_identify(sim_task *task, int fd, afl_identity *id);
@@ -133,6 +134,7 @@ int sim_fs_link(sim_task *task, const char *from, const char *to);
 int sim_fs_symlink(sim_task *task, const char *target, const char *path);
 int sim_fs_readlink(sim_task *task, const char *path, char *target, size_t size);
 int sim_fs_read(sim_task *task, int fd, void *buffer, size_t size);
+int sim_fs_read_head(sim_task *task, int fd, void *buffer, size_t size); /* there are only zeros */
 int sim_fs_getcwd(sim_task *task, char *buffer, size_t size);
 int sim_fs_descriptor_flags(sim_task *task, int fd);
 
@@ -163,9 +165,12 @@ void sim_inode_changed(const sim_view *view, const sim_inode *inode);
 int sim_inode_create(sim_place *place, mode_t mode); /* at a place that has none */
 void sim_names_start(void);
 
-/* sim_lock.c: whole-file locks. */
+/* sim_lock.c: locks. */
 int sim_lock_flock(sim_file *file, int operation);
-int sim_lock_ofd(sim_file *file, short type);
+int sim_lock_ofd(sim_file *file, short type, off_t start, off_t length);
+void sim_lock_drop(sim_file *file); /* all that it has */
+bool sim_lock_any(const sim_file *file);
+extern const off_t sim_lock_bounds[SIM_ZONES + 1]; /* where zones begin; the last one has no end */
 
 extern sim_file sim_files[SIM_FILES];
 extern unsigned sim_files_used; /* the others were never used */

@@ -198,20 +198,21 @@ static uint64_t timeout_by_chance(void)
 
 static void choose_wishes(sim_request *r, aflock_acquire_options *o)
 {
+    const bool database = r->lock->target->protocol->database;
     o->flags |= r->lock->target->flags;
     if (sim_chance(30000)) {
         o->flags ^= sim_chance(500000) ? AFLOCK_FOLLOW : AFLOCK_CREATE;
         r->odd = true;
     }
-    if (sim_chance(30000)) {
+    if (sim_chance(30000) && !(database && o->mode == AFLOCK_EXCLUSIVE)) {
         o->flags |= AFLOCK_READ_ONLY; /* exclusive locks of some protocols need more */
         r->odd = true;
-    } else if (r->lock->fd < 0 && !(o->flags & AFLOCK_READ_ONLY) && sim_chance(30000)) {
+    } else if (r->lock->fd < 0 && !(o->flags & AFLOCK_READ_ONLY) && !database && sim_chance(30000)) {
         o->flags |= AFLOCK_TRUNCATE;
     }
     if (sim_chance(50000))
         o->flags |= AFLOCK_INHERIT;
-    if (r->lock->fd < 0 && sim_chance(30000))
+    if (r->lock->fd < 0 && !database && sim_chance(30000))
         o->file_mode = 0640;
     if (sim_chance(50000)) {
         o->on_acquired = on_acquired;

@@ -36,6 +36,8 @@ static const call_kind TOUCH = {"touch", false, {EINTR, EIO, EACCES, EROFS}};
 static const call_kind MKDIR = {"mkdir", false, {EIO, ENOSPC}};
 static const call_kind READLINK = {"readlink", false, {EIO, ENOMEM}};
 static const call_kind READ = {"read", true, {EINTR, EIO}};
+static const call_kind READ_HEAD = {"read_head", false, {EINTR, EIO}};
+static const call_kind READ_CACHED = {"read_head", true, {EINTR, EAGAIN}}; /* what is in memory, and nothing else */
 
 /* ------------------------------------------------------------------------------------------------- what can happen */
 
@@ -217,17 +219,16 @@ static int sys_flock(int fd, int operation)
 
 static int sys_lock_ofd(int fd, short type, off_t start, off_t length, bool wait)
 {
-    (void)start, (void)length; /* the protocols here lock all of it */
     sim_process *p = sim_current();
     sim_volume *v = volume_of(p, fd);
     const call_kind *k = type == F_UNLCK ? &UNLOCK : &LOCK;
     if (!begin(k, v, fd, NULL))
         return p->dead && type == F_UNLCK ? 0 : -1;
-    int result = sim_fs_lock_ofd(&p->task, fd, type);
+    int result = sim_fs_lock_ofd(&p->task, fd, type, start, length);
     while (result == -EAGAIN && wait) {
         if (!wait_in_kernel())
             return -1;
-        result = sim_fs_lock_ofd(&p->task, fd, type);
+        result = sim_fs_lock_ofd(&p->task, fd, type, start, length);
     }
     return end(k, v, fd, result, NULL);
 }
@@ -285,6 +286,17 @@ static ssize_t sys_read(int fd, void *buffer, size_t size)
 {
     sim_process *p = sim_current();
     return begin(&READ, NULL, fd, NULL) ? end(&READ, NULL, fd, sim_fs_read(&p->task, fd, buffer, size), NULL) : -1;
+}
+
+static ssize_t sys_read_head(int fd, void *buffer, size_t size, bool cached)
+{
+    sim_process *p = sim_current();
+    sim_volume *v = volume_of(p, fd);
+    const call_kind *k = cached ? &READ_CACHED : &READ_HEAD;
+    if (!begin(k, v, fd, NULL))
+        return -1;
+    bool cold = cached && sim_chance(sim_weather_now.cold);
+    return end(k, v, fd, cold ? -EAGAIN : sim_fs_read_head(&p->task, fd, buffer, size), NULL);
 }
 
 static ssize_t sys_readlink(const char *path, char *target, size_t size)
@@ -364,6 +376,7 @@ const afl_sys sim_sys = {
     .touch = sys_touch,
     .mkdir = sys_mkdir,
     .read = sys_read,
+    .read_head = sys_read_head,
     .readlink = sys_readlink,
     .getcwd = sys_getcwd,
     .descriptor_flags = sys_descriptor_flags,

@@ -372,6 +372,8 @@ int sim_context_free(sim_context *c, uint64_t grace)
     p->context = NULL;
     /* What it does itself takes its time, too, and more if it may be blocked. */
     uint64_t own = 100 * (sim_weather_now.local + sim_weather_now.lateness + sim_weather_now.latency + SIM_MS);
+    if (c->refused) /* what the executor does not take is given back here */
+        own += 100 * sim_weather_now.remote;
     bool undisturbed =
         !p->dead && !p->inline_too && p->pauses == paused && p->paused_until <= began && grace < SIM_NEVER - sim_now;
     sim_require(!undisturbed || sim_now - began <= grace + own, "a context is freed in time: %llu ms more than %llu ms",

@@ -28,6 +28,7 @@ typedef struct sim_protocol {
     const char *name;
     aflock_protocol protocol;
     bool shared;                                           /* has shared locks */
+    bool database;                                         /* what is in the file is not ours */
     int (*lock)(sim_task *task, int fd, aflock_mode mode); /* how a program without the library does it */
     int (*unlock)(sim_task *task, int fd);
     aflock_mode (*held)(const sim_file *file, bool *any); /* what lock the kernel has for it */

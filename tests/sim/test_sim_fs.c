@@ -123,13 +123,16 @@ static void do_ofd(void)
 {
     static const short TYPES[] = {F_RDLCK, F_WRLCK, F_UNLCK};
     int i = some_slot(true);
-    struct flock whole = {.l_type = ANY(TYPES), .l_whence = SEEK_SET};
+    unsigned first = sim_chance(500000) ? 0 : (unsigned)sim_below(SIM_ZONES);
+    unsigned end = first + 1 + (unsigned)sim_below(SIM_ZONES - first);
+    off_t start = sim_lock_bounds[first], length = end < SIM_ZONES ? sim_lock_bounds[end] - start : 0;
+    struct flock range = {.l_type = ANY(TYPES), .l_whence = SEEK_SET, .l_start = start, .l_len = length};
     if (i < 0)
         return;
-    short type = whole.l_type;
-    snprintf(said, sizeof said, "lock_ofd %d %d", i, type);
-    int real = outcome(fcntl(slots[i].real, F_OFD_SETLK, &whole));
-    compare(real, sim_fs_lock_ofd(&task, slots[i].simulated, type));
+    short type = range.l_type;
+    snprintf(said, sizeof said, "lock_ofd %d %d %ld %ld", i, type, (long)start, (long)length);
+    int real = outcome(fcntl(slots[i].real, F_OFD_SETLK, &range));
+    compare(real, sim_fs_lock_ofd(&task, slots[i].simulated, type, start, length));
 }
 
 static void compare_stat(const struct stat *real, const struct stat *simulated)
@@ -347,7 +350,7 @@ START_TEST(a_remote_volume_is_one_lock_space_and_stale)
     int a = sim_fs_open(&tasks[0], "/f", O_CREAT | O_RDWR, 0644), b = sim_fs_open(&tasks[1], "/f", O_RDWR, 0);
     int reader = sim_fs_open(&tasks[1], "/f", O_RDONLY, 0);
     ck_assert_int_eq(sim_fs_flock(&tasks[0], a, LOCK_EX), 0);
-    ck_assert_int_eq(sim_fs_lock_ofd(&tasks[1], b, F_WRLCK), -EAGAIN);
+    ck_assert_int_eq(sim_fs_lock_ofd(&tasks[1], b, F_WRLCK, 0, 0), -EAGAIN);
     ck_assert_int_eq(sim_fs_flock(&tasks[1], reader, LOCK_EX), -EBADF);
     ck_assert_int_eq(sim_fs_unlink(&tasks[0], "/f"), 0);
     ck_assert_int_eq(sim_fs_stat(&tasks[1], "/f", &st, false), 0);

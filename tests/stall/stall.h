@@ -30,7 +30,7 @@ typedef enum stall_call {
     STALL_RELEASE, /* close, afterwards */
     STALL_MKDIR,
     STALL_UNLINK, /* and rename */
-    STALL_OTHER,  /* chmod, truncate, read, write, statfs ... */
+    STALL_OTHER,  /* link, chmod, truncate, read, write, statfs ... */
     STALL_CALLS
 } stall_call;
 

@@ -23,6 +23,8 @@ const stall_protocol STALL_PROTOCOLS[STALL_PROTOCOL_COUNT] = {
     {"ofd", AFLOCK_OFD, STALL_SETLK, "fcntl", 1, AFLOCK_ESYS, false},
     {"rw", AFLOCK_RW, STALL_SETLK, "fcntl", 2, AFLOCK_ENOTSUP, false},
     {"soft", AFLOCK_SOFT, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
+    {"lease", AFLOCK_LEASE, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
+    {"strict", AFLOCK_STRICT, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
 };
 
 /* ----------------------------------------------------------------------------------------------------- the fixture */
@@ -102,8 +104,45 @@ static bool take(const stall_protocol *p, int fd)
     return rc == 0;
 }
 
+#define TOKEN "ffffffffffffffffffffffffffffffff"
+
+/* Where a strict lock has its claims. */
+static void claims_of(const char *path, const char *name, char claims[PATH_MAX])
+{
+    snprintf(claims, PATH_MAX, "%s.filelock%s", path, name);
+}
+
+static bool has_no_claims(const char *path)
+{
+    char claims[PATH_MAX];
+    bool none = true;
+    claims_of(path, "/claims", claims);
+    DIR *folder = opendir(claims);
+    for (const struct dirent *e; folder && (e = readdir(folder)) != NULL;)
+        none = none && e->d_name[0] == '.';
+    if (folder)
+        closedir(folder);
+    return none;
+}
+
+static int claim_by_hand(const char *path)
+{
+    char claim[PATH_MAX];
+    claims_of(path, "", claim);
+    ck_assert(mkdir(claim, 0777) == 0 || errno == EEXIST);
+    claims_of(path, "/claims", claim);
+    ck_assert(mkdir(claim, 0777) == 0 || errno == EEXIST);
+    claims_of(path, "/claims/held-v1-" TOKEN ".claim", claim);
+    int fd = open(claim, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_gt(dprintf(fd, "filelock-strict-v1\n" TOKEN "\n%d\n6162\n\n", (int)getpid()), 0);
+    return fd;
+}
+
 bool stall_is_free(const stall_protocol *p, const char *path)
 {
+    if (p->protocol == AFLOCK_STRICT)
+        return has_no_claims(path);
     if (p->marker)
         return access(path, F_OK) != 0;
     int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -115,6 +154,8 @@ bool stall_is_free(const stall_protocol *p, const char *path)
 
 int stall_foreign(const stall_protocol *p, const char *path)
 {
+    if (p->protocol == AFLOCK_STRICT)
+        return claim_by_hand(path);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (p->marker ? O_EXCL : 0), 0666);
     ck_assert_int_ge(fd, 0);
     if (p->marker)
@@ -126,8 +167,10 @@ int stall_foreign(const stall_protocol *p, const char *path)
 
 void stall_foreign_end(const stall_protocol *p, const char *path, int fd)
 {
+    char claim[PATH_MAX];
+    claims_of(path, "/claims/held-v1-" TOKEN ".claim", claim);
     if (p->marker)
-        ck_assert_int_eq(unlink(path), 0);
+        ck_assert_int_eq(unlink(p->protocol == AFLOCK_STRICT ? claim : path), 0);
     close(fd);
 }
 

@@ -19,9 +19,9 @@ typedef struct stall_protocol {
     bool marker;      /* the lock is that the file exists */
 } stall_protocol;
 
-/* The last one is that with markers. */
+/* First those on the kernel's locks, then those with markers. */
 extern const stall_protocol STALL_PROTOCOLS[];
-enum { STALL_PROTOCOL_COUNT = 4, STALL_KERNEL_PROTOCOL_COUNT = 3 };
+enum { STALL_PROTOCOL_COUNT = 6, STALL_KERNEL_PROTOCOL_COUNT = 3 };
 
 void stall_scene_begin(void);
 void stall_scene_end(void);

@@ -148,6 +148,11 @@ static int serve_rename(const char *from, const char *to, unsigned flags)
     SERVE(STALL_UNLINK, from, renameat2(root, below(from), root, below(to), flags));
 }
 
+static int serve_link(const char *from, const char *to)
+{
+    SERVE(STALL_OTHER, from, linkat(root, below(from), root, below(to), 0));
+}
+
 static int serve_symlink(const char *target, const char *path)
 {
     SERVE(STALL_OTHER, path, symlinkat(target, root, below(path)));
@@ -268,6 +273,7 @@ static const struct fuse_operations OPERATIONS = {
     .unlink = serve_unlink,
     .rmdir = serve_rmdir,
     .rename = serve_rename,
+    .link = serve_link,
     .symlink = serve_symlink,
     .chmod = serve_chmod,
     .truncate = serve_truncate,

@@ -115,6 +115,7 @@ void settings_read(settings *s, int argc, char **argv, const char *help)
         {"protocol", required_argument, NULL, 'p'},
         {"seconds", required_argument, NULL, 's'},
         {"processes", required_argument, NULL, 'n'},
+        {"holds", required_argument, NULL, 'k'},
         {"seed", required_argument, NULL, 'r'},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
@@ -129,6 +130,9 @@ void settings_read(settings *s, int argc, char **argv, const char *help)
             break;
         case 'n':
             s->processes = (unsigned)number(optarg, 8);
+            break;
+        case 'k':
+            s->holds = s->holds ? (unsigned)number(optarg, 10000) : 0;
             break;
         case 'r':
             s->seed = number(optarg, UINT64_MAX);
@@ -169,11 +173,11 @@ void directory_begin(void)
     require(chdir(directory) == 0);
 }
 
-/* A name that ends with a dot stands for all that begin so. */
+/* A name that ends with a dot stands for all that begin with what is before it. */
 static bool is_called(const char *name, const char *expected)
 {
-    size_t length = strlen(expected);
-    return strcmp(name, expected) == 0 || (expected[length - 1] == '.' && strncmp(name, expected, length) == 0);
+    size_t length = strlen(expected) - 1;
+    return strcmp(name, expected) == 0 || (expected[length] == '.' && strncmp(name, expected, length) == 0);
 }
 
 static bool is_among(const char *name, const char *const names[])
@@ -184,7 +188,7 @@ static bool is_among(const char *name, const char *const names[])
 }
 
 /* names NULL: anything may be there. */
-static void empty(const char *const names[])
+void directory_empty(const char *const names[])
 {
     DIR *d = opendir(".");
     require(d);
@@ -200,14 +204,14 @@ static void empty(const char *const names[])
 
 void directory_end(const char *const names[])
 {
-    empty(names);
+    directory_empty(names);
     require(chdir("/") == 0 && rmdir(directory) == 0);
 }
 
 void directory_drop(void)
 {
     for (int i = 0; i < 100; i++) { /* others may still be at work in it */
-        empty(NULL);
+        directory_empty(NULL);
         if (rmdir(directory) == 0)
             return;
         sleep_ns(10 * AFLOCK_MILLISECOND);
@@ -321,6 +325,8 @@ const protocol protocols[] = {
     {"ofd", AFLOCK_OFD, false, false, ofd_take, ofd_drop},
     {"rw", AFLOCK_RW, false, true, rw_take, rw_drop},
     {"soft", AFLOCK_SOFT, true, false, marker_take, marker_drop},
+    {"lease", AFLOCK_LEASE, true, false, NULL, NULL}, /* no strangers: storm-markers */
+    {"strict", AFLOCK_STRICT, true, false, NULL, NULL},
     {NULL, AFLOCK_NATIVE, false, false, NULL, NULL},
 };
 

@@ -30,11 +30,12 @@ typedef struct settings {
     const char *protocol;
     unsigned seconds;
     unsigned processes;
+    unsigned holds; /* of each process; 0: the program has no such number */
     uint64_t seed;
 } settings;
 
-/* Reads --protocol, --seconds, --processes, --seed and --help into `s`, which has the defaults. Exits when there is
- * nothing to do. */
+/* Reads --protocol, --seconds, --processes, --holds, --seed and --help into `s`, which has the defaults. Exits when
+ * there is nothing to do. */
 void settings_read(settings *s, int argc, char **argv, const char *help);
 
 /* Runs before a failure ends this process: kills those that it started. */
@@ -61,7 +62,8 @@ void set_name(const char *format, ...) __attribute__((format(printf, 1, 2))); /*
  * (NULL ends them; one that ends with a dot stands for all that begin so). */
 void directory_begin(void);
 void directory_end(const char *const names[]);
-void directory_drop(void); /* the end of a failure: whatever is in it */
+void directory_empty(const char *const names[]); /* the same demand on the working directory, which stays */
+void directory_drop(void);                       /* the end of a failure: whatever is in it */
 
 int open_descriptors(void); /* of this process */
 

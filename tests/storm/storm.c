@@ -281,6 +281,7 @@ int main(int argc, char **argv)
     verdict v = {0};
     settings_read(&s, argc, argv, HELP);
     spoken = protocol_named(s.protocol);
+    require(spoken->take);
     set_name("storm --protocol %s", s.protocol);
     fate = dice_of(s.seed, SEATS, 0);
     require(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0); /* nobody gets away */
@@ -299,6 +300,7 @@ int main(int argc, char **argv)
            thousands(kills_of_holders), thousands(stops), thousands(restarts));
     printf("%s intervals compared (%s cut short, %s of strangers, %s pairs shared a moment)\n", thousands(v.intervals),
            thousands(v.cut_short), thousands(v.strangers), thousands(v.pairs));
+    require(spoken->marker || v.pairs > 0); /* readers beside each other */
     require(kills_of_holders > 0 && stops > 0 && v.cut_short > 0 && v.waits > v.grants / 10);
     return 0;
 }

@@ -411,6 +411,8 @@ static void make_context(void)
         o.io = w.io[i] = io[dice_below(&w.dice, 2)];
         o.poll_interval = 200 * AFLOCK_MICROSECOND + dice_up_to(&w.dice, 600 * AFLOCK_MICROSECOND);
         o.keep_open = dice_percent(&w.dice, 30);
+        if (w.protocol->database && dice_percent(&w.dice, 30))
+            o.wait = AFLOCK_WAIT_PARK;
         if (i == LOCKS - 1 && w.fd >= 0)
             require_status(aflock_open_fd(&w.locks[i], w.ctx, w.fd, &o), 0);
         else

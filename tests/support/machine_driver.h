@@ -77,6 +77,7 @@ typedef struct driver {
 #define BEATEN ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_PENDING})            /* of BEAT */
 #define REFRESHED ((afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_HELD, .have = 7}) /* of BEAT */
 #define NOT_REFRESHED ((afl_outcome){.answer = AFL_CONTENDED, .grip = AFL_GRIP_HELD})  /* of BEAT */
+#define NOT_YET(left) ((afl_outcome){.answer = AFL_CONTENDED, .grip = (left)})         /* of RELEASE and WITHDRAW */
 #define FAILED(left) \
     ((afl_outcome){  \
         .answer = AFL_ERROR, .grip = (left), .status = AFLOCK_ESYS, .sys_errno = 5, .step = "the test's step"})

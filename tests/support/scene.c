@@ -302,11 +302,11 @@ void scene_folder(TCase *tcase)
     tcase_add_unchecked_fixture(tcase, make_folder, remove_folder);
 }
 
-int scene_main(const char *name, const TTest *const once[], const TTest *const each[])
+int scene_main_within(int seconds, const char *name, const TTest *const once[], const TTest *const each[])
 {
     Suite *suite = suite_create(name);
     TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, 6 * WATCHDOG);
+    tcase_set_timeout(tcase, seconds);
     scene_folder(tcase);
     tcase_add_checked_fixture(tcase, scene_begin, scene_end);
     for (size_t i = 0; once && once[i]; i++)
@@ -319,4 +319,9 @@ int scene_main(const char *name, const TTest *const once[], const TTest *const e
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int scene_main(const char *name, const TTest *const once[], const TTest *const each[])
+{
+    return scene_main_within(6 * WATCHDOG, name, once, each);
 }

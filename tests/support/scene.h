@@ -91,4 +91,7 @@ static inline aflock_io scene_io(int i)
  * exit status of main. */
 int scene_main(const char *name, const TTest *const once[], const TTest *const each[]);
 
+/* The same for tests that take long: so many seconds each, at most. */
+int scene_main_within(int seconds, const char *name, const TTest *const once[], const TTest *const each[]);
+
 #endif

@@ -36,6 +36,7 @@ static unsigned hang_count, hung, era;
 
 static char device_fragment[FRAGMENT];
 static uint64_t device_number;
+static const char *pretended_type;
 
 static seam_judge the_judge;
 static seam_observer the_observer;
@@ -145,6 +146,13 @@ void seam_device(const char *fragment, uint64_t dev)
     leave();
 }
 
+void seam_file_systems(const char *type)
+{
+    enter();
+    pretended_type = type;
+    leave();
+}
+
 void seam_judge_by(seam_judge judge, seam_observer observer)
 {
     enter();
@@ -215,6 +223,12 @@ static void path_of(int fd, char target[PATH_MAX])
     target[length > 0 ? length : 0] = '\0';
 }
 
+/* What was made without a name is called so for ever, by its descriptor: it is a marker. */
+static bool is_about(const char *path, const char *fragment)
+{
+    return strstr(path, fragment) || (strstr(path, "/#") && strstr(path, " (deleted)"));
+}
+
 static bool hangs_now(seam_call call, int fd, const char *path)
 {
     char found[PATH_MAX];
@@ -223,7 +237,7 @@ static bool hangs_now(seam_call call, int fd, const char *path)
             continue;
         if (!path)
             path_of(fd, found);
-        if (strstr(path ? path : found, hangs[i].fragment))
+        if (is_about(path ? path : found, hangs[i].fragment))
             return true;
     }
     return false;
@@ -289,11 +303,37 @@ static int end(seam_call call, int fd, int result)
     return result;
 }
 
+/* The table of mounts with another type in each line. */
+static int open_pretended_mounts(const char *type)
+{
+    char line[4096];
+    FILE *real = fopen("/proc/self/mountinfo", "re"), *copy = tmpfile();
+    ck_assert(real && copy);
+    while (fgets(line, sizeof line, real)) {
+        char *at = strstr(line, " - ");
+        fprintf(copy, "%.*s - %s none rw\n", at ? (int)(at - line) : 0, line, type);
+    }
+    rewind(copy);
+    int fd = dup(fileno(copy));
+    ck_assert_int_ge(fd, 0);
+    fclose(real);
+    fclose(copy);
+    return fd;
+}
+
+static int open_for_real(const char *path, int flags, mode_t mode)
+{
+    enter();
+    const char *type = strcmp(path, "/proc/self/mountinfo") == 0 ? pretended_type : NULL;
+    leave();
+    return type ? open_pretended_mounts(type) : afl_sys_linux.open(path, flags, mode);
+}
+
 static int seam_open(const char *path, int flags, mode_t mode)
 {
     const bool unnamed = (flags & O_TMPFILE) == O_TMPFILE;
     seam_call call = flags & O_CREAT ? SEAM_CREATE : unnamed ? SEAM_TMPFILE : SEAM_OPEN;
-    return end(call, -1, begin(call, -1, path) ? afl_sys_linux.open(path, flags, mode) : -1);
+    return end(call, -1, begin(call, -1, path) ? open_for_real(path, flags, mode) : -1);
 }
 
 static int seam_open_cached(const char *path, int flags)
@@ -421,6 +461,11 @@ static int seam_unlink_at(int dir, const char *name)
     return end(SEAM_UNLINK, -1, begin(SEAM_UNLINK, -1, name) ? afl_sys_linux.unlink_at(dir, name) : -1);
 }
 
+static int seam_rename_at(int dir, const char *from, const char *to)
+{
+    return end(SEAM_RENAME, -1, begin(SEAM_RENAME, -1, from) ? afl_sys_linux.rename_at(dir, from, to) : -1);
+}
+
 static ssize_t seam_list(int dir, void *buffer, size_t size)
 {
     return end(SEAM_LIST, dir, begin(SEAM_LIST, dir, NULL) ? (int)afl_sys_linux.list(dir, buffer, size) : -1);
@@ -513,6 +558,7 @@ void seam_install(aflock_ctx *ctx)
         table.mkdir_at = seam_mkdir_at;
         table.link_at = seam_link_at;
         table.unlink_at = seam_unlink_at;
+        table.rename_at = seam_rename_at;
         table.list = seam_list;
         table.random = seam_random;
         table.link_fd = seam_link_fd;

@@ -56,13 +56,16 @@ void seam_fail(seam_call call, int after, int times, int error);
 void seam_before(seam_call call, void (*hook)(void));
 
 /* Calls of this kind on a file whose path contains `fragment` hang, before they do anything, until seam_resume. On the
- * loop's thread such a call fails the test. At most 4. */
+ * loop's thread such a call fails the test. At most 4. A descriptor that was opened without a name counts for each. */
 void seam_hang(seam_call call, const char *fragment);
 void seam_resume(void);
 void seam_await_hung(unsigned count); /* waits until so many calls hang */
 
 /* Files below a directory whose path contains `fragment` seem to be on device `dev`. */
 void seam_device(const char *fragment, uint64_t dev);
+
+/* All file systems seem to be of this type to contexts that look at them for the first time; NULL: what they are. */
+void seam_file_systems(const char *type);
 
 /* Judges every call before it is made: an errno makes it fail, 0 lets it through. `fd` is -1 or `path` NULL; of a call
  * in a directory that is open, `path` is the name in it (of two, the new one). And observes every call after it:

@@ -233,6 +233,17 @@ static bool joins(const walk_world *w, size_t g)
     return owner_holds(w, request(g));
 }
 
+/* Does it join another reader, who may have been granted just now, too? */
+static bool shares(const walk_world *w, size_t g)
+{
+    if (!(w->may & WALK_JOIN) || request(g)->mode != SHARED)
+        return false;
+    for (size_t i = 0; i < w->count; i++)
+        if (i != g && after[i].path == after[g].path && is_hold(after[i].state) && request(i)->mode == SHARED)
+            return true;
+    return before[g].adopted; /* it was looked at for this one */
+}
+
 /* Who waited longer, and still waits, was not overtaken but by those whose owner has the lock. One for whom the file is
  * being prepared gets it, whoever came to stand in front of it meanwhile: by a merge, or because its owner held. */
 static void judge_grant(const walk_world *w, size_t g, walk_move m)
@@ -241,7 +252,7 @@ static void judge_grant(const walk_world *w, size_t g, walk_move m)
     must(!walk_now.files[after[g].path].stale || owner_holds(w, request(g)) || before[g].adopted);
     must(!walk_now.files[after[g].path].wanted || joins(w, g) || before[g].adopted); /* it is not handed on */
     if (w->may & WALK_NO_HAND_ON)
-        must(owner_holds(w, request(g)) || walk_now.files[after[g].path].won_for == g + 1);
+        must(owner_holds(w, request(g)) || walk_now.files[after[g].path].won_for == g + 1 || shares(w, g));
     for (size_t i = 0; i < w->count; i++) {
         if (i == g || !after[i].place || !before[i].place || after[i].path != after[g].path)
             continue;
@@ -330,7 +341,8 @@ static void judge_rest(const walk_world *w, const afl_path *p)
     }
     must(!head->once);
     must(!mates(head, p->holders) || head->mode != p->mode);
-    must(p->mode == EXCLUSIVE || head->mode == EXCLUSIVE || !p->hand_on || p->stale || (head->need & ~p->have));
+    must(p->mode == EXCLUSIVE || head->mode == EXCLUSIVE || !(p->hand_on || p->join) || p->stale ||
+         (head->need & ~p->have));
 }
 
 /* --------------------------------------------------------------------------------------------------- owners in cycles

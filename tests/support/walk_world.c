@@ -22,6 +22,7 @@ static void begin_path(const walk_world *w, size_t i)
     afl_path *p = &walk_now.paths[i];
     afl_path_init(p);
     p->hand_on = !may(w, WALK_NO_HAND_ON);
+    p->join = may(w, WALK_JOIN);
     p->notify = may(w, WALK_NOTIFY);
     p->keep = may(w, WALK_KEEP);
     p->beat_interval = w->beat * WALK_UNIT;
@@ -150,6 +151,8 @@ size_t walk_outcomes(const walk_world *w, const afl_path *p, afl_outcome *o)
                 o[n++] = FAILED((afl_grip)p->grip);
             o[n++] = FAILED(AFL_GRIP_NONE);
         }
+        if (may(w, WALK_UNDO_LATER) && p->failures < w->failures)
+            o[n++] = NOT_YET((afl_grip)p->grip);
         return n;
     }
 }

@@ -41,6 +41,8 @@ enum {
     WALK_KEEP = 1 << 19,        /* the file may stay open after a release, and whether it is to may change */
     WALK_YIELD = 1 << 21,       /* who holds hears that somebody outside wants the file */
     WALK_LOSE = 1 << 22,        /* what is held may be lost at any time, and beats of it fail */
+    WALK_JOIN = 1 << 23,        /* shared requests join, though nothing is handed on */
+    WALK_UNDO_LATER = 1 << 24,  /* RELEASE and WITHDRAW find others in the way, `failures` times in a row */
     WALK_PARK = 1 << 20         /* further attempts wait in the kernel; where there are errors, none can be detached */
 };
 

@@ -189,6 +189,8 @@ static int open_lock(waiter *w, const char *path, int fd)
     lo.protocol = w->options->protocol;
     if (w->options->protocol == AFLOCK_LEASE)
         lo.duration = w->options->duration;
+    if (w->options->protocol == AFLOCK_SOFT_RW)
+        lo.stale_after = w->options->duration;
     lo.soft_fallback = path && w->options->soft_fallback;
     if (w->threadless)
         lo.io = AFLOCK_IO_INLINE;
@@ -210,8 +212,9 @@ static void on_compromise(aflock *lock, aflock_req req, const aflock_compromise 
 
     (void)lock;
     (void)req;
-    complain("the lease of '%s' is lost: %s%s%s; %s", w->options->file, aflock_compromise_name(what->reason),
-             what->sys_errno ? ": " : "", what->sys_errno ? strerror(what->sys_errno) : "",
+    complain("the %s '%s' is lost: %s%s%s; %s", w->options->protocol == AFLOCK_LEASE ? "lease of" : "lock on",
+             w->options->file, aflock_compromise_name(what->reason), what->sys_errno ? ": " : "",
+             what->sys_errno ? strerror(what->sys_errno) : "",
              w->ended ? "the command has ended since" : "ending the command");
     w->lost = LOCK_LOST;
     if (aflock_epoll_timer(w->ctx, PATIENCE, on_patience_with_command_ended, w) != 0)
@@ -229,7 +232,7 @@ static void ask(waiter *w, uint32_t flags, uint64_t timeout)
     ao.timeout = timeout;
     ao.mode = w->options->mode;
     ao.flags = flags;
-    if (w->options->protocol == AFLOCK_LEASE) {
+    if (may_be_lost(w->options)) {
         ao.on_compromise = on_compromise;
         ao.on_compromise_user = w;
     }
@@ -358,6 +361,20 @@ static const char *reason(const waiter *w)
     return w->sys_errno ? strerror(w->sys_errno) : aflock_strerror(w->status);
 }
 
+/* What a detail leaves to be said: not what is wrong with the file that it names, but that the system refused. */
+static const char *cause(const waiter *w)
+{
+    static const int REFUSALS[] = {EACCES, EPERM, EROFS, ENOSPC, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM};
+    static char text[128];
+
+    for (size_t i = 0; i < sizeof REFUSALS / sizeof REFUSALS[0]; i++)
+        if (w->sys_errno == REFUSALS[i]) {
+            snprintf(text, sizeof text, ": %s", strerror(w->sys_errno));
+            return text;
+        }
+    return "";
+}
+
 /* What would have helped. */
 static const char *advice(const waiter *w)
 {
@@ -382,7 +399,7 @@ static int failure(const waiter *w)
     else if (w->status == AFLOCK_EMISMATCH && strcmp(w->step, "duration") == 0)
         complain("cannot lock '%s': the lease that is there has another duration", target(o));
     else if (w->detail[0])
-        complain("cannot lock '%s': %s", target(o), w->detail);
+        complain("cannot lock '%s': %s%s", target(o), w->detail, cause(w));
     else if (strcmp(w->step, "open") == 0)
         complain("cannot open lock file '%s': %s", target(o), reason(w));
     else
@@ -588,7 +605,7 @@ int lock_wait(const signals *s, siginfo_t *info)
     waiter *w = &the_waiter;
     int number;
 
-    if (w->options->protocol != AFLOCK_LEASE)
+    if (!may_be_lost(w->options))
         return signals_next(s, info, 1);
     w->running = 1;
     if (w->lost != LOCK_LOST && !w->overdue) {
@@ -612,7 +629,7 @@ int lock_is_lost(void)
     waiter *w = &the_waiter;
 
     w->ended = 1;
-    if (w->options->protocol == AFLOCK_LEASE) /* aflock may have been stopped longer than the command ran */
+    if (may_be_lost(w->options)) /* aflock may have been stopped longer than the command ran */
         (void)aflock_epoll_run_once(w->ctx, 0);
     return w->lost != 0;
 }
@@ -631,7 +648,7 @@ void lock_give_back(void)
         answer(w, status, 0, "release");
     run(w);
     if (w->answered && w->status != 0)
-        complain("cannot remove the %s '%s': %s: %s", w->options->protocol == AFLOCK_SOFT ? "marker" : "claims on",
+        complain("cannot remove the %s '%s': %s: %s", w->options->protocol == AFLOCK_STRICT ? "claims on" : "marker",
                  target(w->options), w->step, reason(w));
     else if (w->answered && w->cleanup_errno && w->options->protocol == AFLOCK_STRICT)
         complain("cannot remove a claim on '%s' yet: %s", target(w->options), strerror(w->cleanup_errno));

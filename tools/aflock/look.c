@@ -21,7 +21,8 @@
 /* One question, and where its answer goes. */
 typedef struct question {
     aflock_holder *holder;
-    look *look; /* where texts are kept; NULL: they are not */
+    look *look;         /* where claims are kept; NULL: they are not */
+    char *host, *token; /* where these texts are kept */
     int answered;
     int error; /* of a removal */
 } question;
@@ -63,11 +64,11 @@ static void on_seen(aflock *lock, const aflock_holder *holder, void *user)
     (void)lock;
     *q->holder = *holder;
     q->holder->host = q->holder->token = NULL;
-    if (q->look) {
-        snprintf(q->look->host, sizeof q->look->host, "%s", holder->host);
-        snprintf(q->look->token, sizeof q->look->token, "%s", holder->token);
-        q->holder->host = q->look->host;
-        q->holder->token = q->look->token;
+    if (q->host) {
+        snprintf(q->host, LOOK_HOST, "%s", holder->host);
+        snprintf(q->token, LOOK_TOKEN, "%s", holder->token);
+        q->holder->host = q->host;
+        q->holder->token = q->token;
     }
     if (q->look && copy_claims(q->look, holder) != 0)
         q->holder->status = AFLOCK_ENOMEM;
@@ -93,8 +94,14 @@ static int open_lock(const look *l, aflock_protocol protocol, aflock **lock)
     aflock_options_init(&lo);
     lo.protocol = protocol;
     lo.io = AFLOCK_IO_INLINE;
-    return protocol == AFLOCK_SOFT || protocol == AFLOCK_STRICT ? aflock_open(lock, l->ctx, l->path, &lo)
-                                                                : aflock_open_fd(lock, l->ctx, l->fd, &lo);
+    if (protocol == AFLOCK_RW) { /* wants a path: one that names what is open */
+        char path[40];
+
+        snprintf(path, sizeof path, "/proc/self/fd/%d", l->fd);
+        return aflock_open(lock, l->ctx, path, &lo);
+    }
+    return protocol == AFLOCK_NATIVE || protocol == AFLOCK_OFD ? aflock_open_fd(lock, l->ctx, l->fd, &lo)
+                                                               : aflock_open(lock, l->ctx, l->path, &lo);
 }
 
 static int wait_for_answer(const look *l, const question *q)
@@ -111,6 +118,14 @@ static int ask(look *l, aflock_protocol protocol, aflock_holder *holder, look *t
     question q = {.holder = holder, .look = texts};
     aflock *lock = NULL;
     int status = open_lock(l, protocol, &lock);
+
+    if (holder == &l->soft_rw) {
+        q.host = l->soft_rw_host;
+        q.token = l->soft_rw_token;
+    } else if (texts) {
+        q.host = l->host;
+        q.token = l->token;
+    }
 
     if (status == 0)
         status = aflock_inspect(lock, on_seen, &q);
@@ -153,6 +168,22 @@ static int ask_marker(look *l)
     return status;
 }
 
+/* Of a path that need not be there: it is locked by what is beside it. */
+static int ask_soft_rw(look *l)
+{
+    static const char *const beside[] = {".write", ".readers"};
+    char name[PATH_MAX];
+    struct stat st;
+    int there = 0;
+
+    for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++) {
+        const int length = snprintf(name, sizeof name, "%s%s", l->path, beside[i]);
+
+        there |= length > 0 && length < (int)sizeof name && fstatat(AT_FDCWD, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    }
+    return there ? ask(l, AFLOCK_SOFT_RW, &l->soft_rw, l) : 0;
+}
+
 static int cannot(const look *l, const char *why)
 {
     complain("cannot look at '%s': %s", l->path, why);
@@ -186,15 +217,19 @@ int look_at(look *l, const char *path)
 
     *l = (look){.path = path, .fd = -1};
     status = open_path(l);
-    if (status != GO_ON || l->fd < 0)
+    if (status != GO_ON)
         return status;
     status = aflock_epoll_new(&l->ctx, NULL);
     if (status != 0) {
         complain("cannot make an event loop: %s", aflock_strerror(status));
         return EX_OSERR;
     }
+    if ((status = ask_soft_rw(l)) != 0)
+        return cannot(l, *l->problem ? l->problem : aflock_strerror(status));
+    if (l->fd < 0)
+        return GO_ON;
     if ((status = ask(l, AFLOCK_NATIVE, &l->native, NULL)) != 0 || (status = ask(l, AFLOCK_OFD, &l->ofd, NULL)) != 0 ||
-        (status = ask_marker(l)) != 0)
+        (status = ask(l, AFLOCK_RW, &l->rw, NULL)) != 0 || (status = ask_marker(l)) != 0)
         return cannot(l, aflock_strerror(status));
     return GO_ON;
 }
@@ -205,6 +240,16 @@ void look_end(look *l)
     free(l->claims);
     if (l->fd >= 0)
         close(l->fd);
+}
+
+int look_has_rw(const look *l)
+{
+    return (l->rw.held || l->rw.pending) && !l->rw.outside;
+}
+
+int look_has_ofd(const look *l)
+{
+    return l->ofd.held && (l->ofd.outside || !look_has_rw(l));
 }
 
 int look_is_stale(const look *l)

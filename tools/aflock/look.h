@@ -32,9 +32,11 @@ typedef struct look {
     struct stat st; /* of that */
     marker marker;
     aflock_holder holder; /* with MARKER_HOLDER */
-    aflock_holder native, ofd;
+    aflock_holder native, ofd, rw;
+    aflock_holder soft_rw;  /* by markers beside the path, which need not be there */
     char host[LOOK_HOST];   /* holder.host, */
     char token[LOOK_TOKEN]; /* ... and its token */
+    char soft_rw_host[LOOK_HOST], soft_rw_token[LOOK_TOKEN];
 
     /* with MARKER_STRICT */
     look_claim *claims; /* by name */
@@ -47,6 +49,10 @@ typedef struct look {
  * one. Returns GO_ON, or the status to exit with, the reason having been said. look_end in both cases. */
 int look_at(look *l, const char *path);
 void look_end(look *l);
+
+/* Of locks on ranges of bytes: is it one of readers and writers (SQLite's bytes), is there any other? */
+int look_has_rw(const look *l);
+int look_has_ofd(const look *l);
 
 /* Does the path name another file by now, or one that was written since? */
 int look_is_stale(const look *l);

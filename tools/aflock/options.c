@@ -21,7 +21,8 @@ enum {
     OPTION_SOFT_FALLBACK,
     OPTION_STRICT,
     OPTION_LEASE,
-    OPTION_RW
+    OPTION_RW,
+    OPTION_SOFT_RW
 };
 
 static const struct option long_options[] = {
@@ -41,6 +42,7 @@ static const struct option long_options[] = {
     {"strict", no_argument, NULL, OPTION_STRICT},
     {"lease", required_argument, NULL, OPTION_LEASE},
     {"rw", no_argument, NULL, OPTION_RW},
+    {"soft-rw", optional_argument, NULL, OPTION_SOFT_RW},
     {"verbose", no_argument, NULL, OPTION_VERBOSE},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
@@ -72,6 +74,9 @@ static const char help_text[] =
     "      --rw                       lock as SQLite locks a database\n"
     "      --soft                     lock by a marker: a file that names its holder\n"
     "      --soft-fallback            do so where the file system has no flock(2)\n"
+    "      --soft-rw[=SECONDS]        readers and a writer by markers that are void so long after\n"
+    "                                 their holders stopped refreshing them (default 90); who\n"
+    "                                 loses his is ended\n"
     "      --strict                   lock by claims, which are never taken for left behind\n"
     "      --lease SECONDS            by a marker that is void so long after its holder stopped\n"
     "                                 refreshing it; who loses it is ended\n"
@@ -224,9 +229,8 @@ static int parse_duration(options *o, const char *text)
 
     if (error == 0 && o->duration >= 100 * AFLOCK_MILLISECOND && o->duration <= AFLOCK_FOREVER / 4)
         return GO_ON;
-    complain(error == EINVAL ? "invalid duration of a lease: '%s'"
-                             : "duration of a lease out of range (0.1 or more): '%s'",
-             text);
+    complain(error == EINVAL ? "invalid duration of a %s: '%s'" : "duration of a %s out of range (0.1 or more): '%s'",
+             o->protocol == AFLOCK_LEASE ? "lease" : "marker", text);
     return EX_USAGE;
 }
 
@@ -289,6 +293,10 @@ static int parse_option(options *o, struct waiting *w, int option, const char *w
     case OPTION_LEASE:
         o->protocol = AFLOCK_LEASE;
         return parse_duration(o, optarg) == GO_ON ? take_marker(w, "lease") : EX_USAGE;
+    case OPTION_SOFT_RW:
+        o->protocol = AFLOCK_SOFT_RW;
+        o->duration = 0;
+        return !optarg || parse_duration(o, optarg) == GO_ON ? take_marker(w, "soft-rw") : EX_USAGE;
     case OPTION_VERBOSE:
         o->verbose = 1;
         return GO_ON;
@@ -373,7 +381,17 @@ static int check_timeout(options *o, const struct waiting *w)
 
 int is_by_marker(const options *o)
 {
-    return o->protocol == AFLOCK_SOFT || o->protocol == AFLOCK_STRICT || o->protocol == AFLOCK_LEASE;
+    return o->protocol == AFLOCK_SOFT || o->protocol == AFLOCK_STRICT || may_be_lost(o);
+}
+
+int may_be_lost(const options *o)
+{
+    return o->protocol == AFLOCK_LEASE || o->protocol == AFLOCK_SOFT_RW;
+}
+
+static int is_shared(const options *o)
+{
+    return o->mode == AFLOCK_SHARED && o->protocol != AFLOCK_SOFT_RW;
 }
 
 /* A marker is held alone, by aflock itself, and as long as aflock is there to take it away: no descriptor carries it.
@@ -382,7 +400,7 @@ static int check_marker(const options *o, const struct waiting *w)
 {
     const char *other = w->fcntl                      ? "fcntl"
                         : w->rw                       ? "rw"
-                        : o->mode == AFLOCK_SHARED    ? "shared"
+                        : is_shared(o)                ? "shared"
                         : o->unlock                   ? "unlock"
                         : o->close && is_by_marker(o) ? "close"
                         : o->no_fork                  ? "no-fork"

@@ -10,7 +10,7 @@ typedef struct options {
     action action; /* STATUS and BREAK: only `file`, `json`, `force` and `claim` count */
     aflock_mode mode;
     aflock_protocol protocol;
-    uint64_t duration;   /* ns; --lease */
+    uint64_t duration;   /* ns; --lease, --soft-rw; 0: the default */
     int soft_fallback;   /* a marker where the file system has no flock(2) */
     int unlock;          /* -u: no lock is taken, a lock on the descriptor is dropped */
     uint64_t timeout;    /* ns; 0: one attempt; AFLOCK_FOREVER */
@@ -29,6 +29,9 @@ typedef struct options {
 
 /* Is it locked by what stands on disk, which aflock takes away in the end? No descriptor carries it. */
 int is_by_marker(const options *o);
+
+/* Can it be lost while the command runs? */
+int may_be_lost(const options *o);
 
 enum { GO_ON = -1 }; /* no exit status yet */
 

@@ -19,9 +19,14 @@
 
 enum { FREE = EX_OK, HELD = 1 };
 
+static int is_locked(const look *l)
+{
+    return l->native.held || look_has_ofd(l) || look_has_rw(l);
+}
+
 static int is_held(const look *l)
 {
-    return l->marker == MARKER_HOLDER || l->claim_count > 0 || *l->problem || l->native.held || l->ofd.held;
+    return l->marker == MARKER_HOLDER || l->claim_count > 0 || *l->problem || is_locked(l) || l->soft_rw.held;
 }
 
 /* ------------------------------------------------------------------------------------------------------------ text */
@@ -72,13 +77,15 @@ static const char *protocol_of(const look *l)
     }
 }
 
-/* Since when; a lease also says for how long. Fractions as they are: "30", "0.25". */
+/* Since when; what is refreshed says when it was, a lease also for how long. Fractions as they are: "30", "0.25". */
 static void describe_age(const aflock_holder *holder, char *out, size_t size)
 {
     const double age = (double)holder->age / (double)AFLOCK_SECOND;
     const double duration = (double)holder->duration / (double)AFLOCK_SECOND;
 
-    if (holder->record != AFLOCK_RECORD_LEASE)
+    if (holder->record == AFLOCK_RECORD_NONE && holder->token && *holder->token)
+        snprintf(out, size, ", refreshed %.1f s ago", age);
+    else if (holder->record != AFLOCK_RECORD_LEASE)
         snprintf(out, size, ", for %" PRIu64 " s", holder->age / AFLOCK_SECOND);
     else
         snprintf(out, size, ", refreshed %.1f s ago, %s of %.9g s", age,
@@ -112,11 +119,13 @@ static void show_kernel_lock(const look *l, const char *protocol, const aflock_h
 {
     char who[WHO];
 
-    if (!holder->held)
-        return;
-    describe_kernel_holder(holder, who, sizeof who);
-    print_line("%s: held (%s, %s) by %s", l->path, protocol, holder->mode == AFLOCK_SHARED ? "shared" : "exclusive",
-               who);
+    if (holder->held) {
+        describe_kernel_holder(holder, who, sizeof who);
+        print_line("%s: held (%s, %s) by %s", l->path, protocol, holder->mode == AFLOCK_SHARED ? "shared" : "exclusive",
+                   who);
+    }
+    if (holder->pending)
+        print_line("%s: wanted (%s, exclusive): a writer waits, and no other reader comes in", l->path, protocol);
 }
 
 /* Each claim keeps everybody out, and is what `break --claim` takes. */
@@ -140,18 +149,42 @@ static void show_claims(const look *l)
         print_line("%s: and %" PRIu32 " more", l->path, l->left_out);
 }
 
+/* Of readers one is named; or the writer, who may wait for them. */
+static void show_soft_rw(const look *l)
+{
+    const aflock_holder *holder = &l->soft_rw;
+    const int shared = holder->mode == AFLOCK_SHARED;
+    char who[WHO] = "somebody who is not known";
+
+    if (!holder->held)
+        return;
+    if (holder->pid > 0)
+        describe_owner(holder, who, sizeof who);
+    if (holder->pending)
+        print_line("%s: held (soft-rw, shared) by %" PRIu32 "; waited for (exclusive) by %s", l->path, holder->count,
+                   who);
+    else if (shared && holder->count > 1)
+        print_line("%s: held (soft-rw, shared) by %s, and %" PRIu32 " more", l->path, who, holder->count - 1);
+    else
+        print_line("%s: held (soft-rw, %s) by %s", l->path, shared ? "shared" : "exclusive", who);
+}
+
 static void show_text(const look *l)
 {
     char who[WHO];
 
     show_kernel_lock(l, "native", &l->native);
-    show_kernel_lock(l, "ofd", &l->ofd);
+    if (look_has_ofd(l))
+        show_kernel_lock(l, "ofd", &l->ofd);
+    if (look_has_rw(l))
+        show_kernel_lock(l, "rw", &l->rw);
     if (l->marker == MARKER_HOLDER) {
         describe_owner(&l->holder, who, sizeof who);
         print_line("%s: held (%s) by %s", l->path, protocol_of(l), who);
     }
     if (l->marker == MARKER_STRICT)
         show_claims(l);
+    show_soft_rw(l);
     if (is_held(l))
         return;
     print_line("%s: free%s", l->path,
@@ -208,8 +241,10 @@ static const char *truth(int value)
 
 static void write_lock(FILE *out, const char *protocol, const aflock_holder *holder, const char **comma)
 {
-    fprintf(out, "%s{\"protocol\":\"%s\",\"mode\":\"%s\",\"pid\":", *comma, protocol,
-            holder->mode == AFLOCK_SHARED ? "shared" : "exclusive");
+    fprintf(out, "%s{\"protocol\":\"%s\",\"mode\":%s,\"pid\":", *comma, protocol,
+            !holder->held                   ? "null"
+            : holder->mode == AFLOCK_SHARED ? "\"shared\""
+                                            : "\"exclusive\"");
     *comma = ",";
     if (holder->pid > 0)
         fprintf(out, "%" PRId64, holder->pid);
@@ -217,6 +252,8 @@ static void write_lock(FILE *out, const char *protocol, const aflock_holder *hol
         fputs("null", out);
     fprintf(out, ",\"processes\":%" PRIu32 ",\"command\":", holder->count);
     write_command(out, holder);
+    if (strcmp(protocol, "rw") == 0 || strcmp(protocol, "soft-rw") == 0)
+        fprintf(out, ",\"pending\":%s", truth(holder->pending));
     if (holder->host) {
         fputs(",\"host\":", out);
         write_string(out, holder->host);
@@ -272,12 +309,16 @@ static void write_json(FILE *out, const look *l)
             markers[l->marker]);
     if (l->native.held)
         write_lock(out, "native", &l->native, &comma);
-    if (l->ofd.held)
+    if (look_has_ofd(l))
         write_lock(out, "ofd", &l->ofd, &comma);
+    if (look_has_rw(l))
+        write_lock(out, "rw", &l->rw, &comma);
     if (l->marker == MARKER_HOLDER)
         write_lock(out, protocol_of(l), &l->holder, &comma);
     if (l->marker == MARKER_STRICT && l->holder.held && l->holder.pid > 0)
         write_lock(out, "strict", &l->holder, &comma);
+    if (l->soft_rw.held)
+        write_lock(out, "soft-rw", &l->soft_rw, &comma);
     fputs("]", out);
     if (l->marker == MARKER_STRICT)
         write_claims(out, l);
@@ -333,7 +374,7 @@ int status_show(const options *o)
 /* Why what is there must not be taken away, or NULL. */
 static const char *no_marker(const look *l)
 {
-    if (l->native.held || l->ofd.held)
+    if (is_locked(l))
         return "it is locked in the kernel";
     switch (l->marker) {
     case MARKER_NONE:
@@ -428,6 +469,10 @@ int status_break(const options *o)
 
     if (status == GO_ON && o->claim) {
         status = break_claim(o, &l);
+    } else if (status == GO_ON && l.fd < 0 && l.soft_rw.held) {
+        complain("'%s' is left alone: its markers are void by themselves %s; what may stay is '%s.state', a soft lock",
+                 l.path, "when their holders are gone", l.path);
+        status = EX_DATAERR;
     } else if (status == GO_ON && l.fd < 0) {
         print_line("%s: there is no marker", l.path);
         status = EX_OK;

@@ -151,7 +151,7 @@ typedef enum aflock_protocol {
                          must agree on the duration; who does not is answered AFLOCK_EMISMATCH. The age of a marker is
                          this host's clock less the file's time: clocks that differ by more than two thirds of the
                          duration break live holders. Otherwise as AFLOCK_SOFT */
-    AFLOCK_RW = 5      /* many readers (AFLOCK_SHARED) or one writer, on the bytes by which SQLite locks a database:
+    AFLOCK_RW = 5,     /* many readers (AFLOCK_SHARED) or one writer, on the bytes by which SQLite locks a database:
                           excludes Python's ReadWriteLock (py-filelock) and connections of SQLite in rollback mode, a
                           reader as BEGIN and a SELECT, a writer as BEGIN EXCLUSIVE. A writer who waits keeps new readers
                           out, those of other programs, too, but for connections of a process that reads already. The file
@@ -162,6 +162,23 @@ typedef enum aflock_protocol {
                           file system has no open-file-description locks. A process must use SQLite or this library on a
                           file, never both: closing a descriptor drops all locks that SQLite has on the file in this
                           process */
+    AFLOCK_SOFT_RW = 6 /* many readers (AFLOCK_SHARED) or one writer, by markers that expire; excludes Python's
+                          SoftReadWriteLock and AsyncSoftReadWriteLock (py-filelock 3.32). For file systems whose kernel
+                          locks do not work. The path itself is never made or looked at; beside it are PATH.write, the
+                          writer's marker, PATH.readers, a directory that stays, with one for each context that reads,
+                          and for a moment PATH.state. A writer who waits keeps new readers out. Holders, and the writer
+                          who waits, touch their markers (aflock_options.heartbeat); one that was not touched for more
+                          than aflock_options.stale_after counts no more, whether its holder lives or not, nor does one
+                          whose holder is provably gone (as with AFLOCK_SOFT: hosts, containers too, must have names of
+                          their own). So two may hold at a time, by contract: who lost it is told
+                          (aflock_acquire_options.on_compromise). All who use the path must agree on stale_after, which
+                          is recorded nowhere; clocks of hosts must not differ by more than the time between a heartbeat
+                          and that. Markers are 0600 and the directory 0700: for one user. A request with timeout 0 may
+                          be answered AFLOCK_EWOULDBLOCK because somebody else is just coming or going. A release that
+                          finds PATH.state taken is answered when it is free. What is no directory or file where one has
+                          to be is an error (AFLOCK_EPROTO, AFLOCK_EISDIR, AFLOCK_ELOOP, AFLOCK_ENOTFILE), and
+                          aflock_result.detail names it. Without a descriptor (AFLOCK_ENOTSUP), the last component has
+                          at most 200 bytes; what a request says about descriptors, and file_mode, is AFLOCK_EINVAL */
 } aflock_protocol;
 
 /* Where attempts run. If one lock on a path has AFLOCK_IO_POOL, it holds for all of them. */
@@ -204,8 +221,8 @@ typedef struct aflock_result {
     const char *detail; /* which file is meant and what is wrong with it, as text ("FILE: REASON"), where the step does
                            not say it: AFLOCK_EPROTO of a strict lock; or NULL */
     const char
-        *token; /* when held: 32 hexadecimal digits that name the claim in its record (AFLOCK_LEASE, AFLOCK_STRICT);
-                   or NULL. It tells one claim from another and orders none: it is no fencing token */
+        *token; /* when held: 32 hexadecimal digits that name the claim in its record (AFLOCK_LEASE, AFLOCK_STRICT,
+                   AFLOCK_SOFT_RW); or NULL. It tells one claim from another and orders none: it is no fencing token */
 } aflock_result;
 
 typedef void (*aflock_callback)(aflock *lock, const aflock_result *result, void *user);
@@ -321,8 +338,10 @@ typedef enum aflock_wait {
                          time-out it stays there until it gets the lock, which the next such request in the same mode
                          takes over, or which is given back at once. That its file was replaced or unlinked it hears as
                          NOTIFY does; where nothing can be heard, only when the holder of the old file is through.
-                         Threads are bounded for each context (aflock_pool_options.max_parked); beyond that, on an
-                         executor that has none for this, with AFLOCK_RW, and for a caller's descriptor: AUTO */
+                         A thread never keeps anybody out: with AFLOCK_RW it waits for writers; a writer who has only
+                         readers before it lets no other in and waits for them as AUTO does. Threads are bounded for
+                         each context (aflock_pool_options.max_parked); beyond that, on an executor that has none for
+                         this, and for a caller's descriptor: AUTO */
 } aflock_wait;
 
 typedef struct aflock_options {
@@ -355,9 +374,11 @@ typedef struct aflock_options {
     uint64_t duration;  /* ns; AFLOCK_LEASE: who finds a marker that was not refreshed for so long takes it; recorded in
                            it: the same for all who use the path, Python's `lease_duration` included. At least 10 ms.
                            Default 30 s */
-    uint64_t heartbeat; /* ns; AFLOCK_LEASE: the marker is refreshed so often while it is held, where attempts run; at
-                           most a third of `duration`, so that there is time for another try; each lock of a context
-                           on the path has the same. Default 0: a third */
+    uint64_t heartbeat; /* ns; AFLOCK_LEASE: the marker is refreshed so often while it is held, where attempts run, or
+                           up to a sixteenth earlier, together with others of the context; at most a third of
+                           `duration`, so that there is time for another try; each lock of a context on the path has the
+                           same. Default 0: a third. AFLOCK_SOFT_RW: the same, and less than `stale_after`; default 0: a
+                           third of that */
     int soft_fallback;  /* AFLOCK_NATIVE on a path only: not 0: where the file system has no flock (ENOSYS) markers are
                            used instead, as by AFLOCK_SOFT, for as long as a lock is open on the path; the log hook
                            hears of it once. Without: AFLOCK_ENOTSUP, ENOSYS, step "flock". All who share the path must
@@ -372,6 +393,10 @@ typedef struct aflock_options {
                            one, as kernel locks leave them behind, is waited for until somebody removes it, unless
                            break_empty says otherwise; a symbolic link is AFLOCK_ELOOP. A file that the attempt itself
                            had to create is unlinked; who is killed or fails just then leaves an empty one. Default 0 */
+    uint64_t stale_after; /* ns; AFLOCK_SOFT_RW: a marker that was not refreshed for longer counts no more: the same for
+                             all who use the path, Python's `stale_threshold` included; each lock of a context on the
+                             path has the same. At least 10 ms. Default 0: three heartbeats, or, without `heartbeat`,
+                             90 s */
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
@@ -379,10 +404,10 @@ AFLOCK_API void aflock_options_init(aflock_options *options);
 /* Opens a lock on `path`, relative to the present working directory. Touches no file system and creates nothing: the
  * first attempt does. Any number of locks may be open on one path; they share one queue. Hard links are different
  * paths: they exclude each other through the kernel only. `options` NULL: defaults. AFLOCK_EINVAL (empty path, NULL,
- * bad options), AFLOCK_EISDIR (the path ends in "/" or "/."; write a directory that is to be locked without it),
- * AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (a lock of another protocol is open on this path, or its last operation
- * has not ended yet; if that is only known later, the request is answered with it), AFLOCK_ENOMEM, AFLOCK_ECLOSED.
- * [loop's thread] */
+ * bad options), AFLOCK_EISDIR (the path ends in "/" or "/."; write a directory that is to be locked without it; for
+ * markers also "/" and what ends in ".."), AFLOCK_ENAMETOOLONG, AFLOCK_EMISMATCH (a lock of another protocol is open on
+ * this path, or its last operation has not ended yet; if that is only known later, the request is answered with it),
+ * AFLOCK_ENOMEM, AFLOCK_ECLOSED. [loop's thread] */
 AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, const aflock_options *options);
 
 /* Opens a lock on a descriptor that the caller owns and keeps open as long as the lock is (a number that names another
@@ -394,8 +419,8 @@ AFLOCK_API int aflock_open(aflock **out, aflock_ctx *ctx, const char *path, cons
 AFLOCK_API int aflock_open_fd(aflock **out, aflock_ctx *ctx, int fd, const aflock_options *options);
 
 /* Closes a lock. AFLOCK_EBUSY while a request of it waits, is undelivered or holds, or a question (aflock_verify,
- * aflock_inspect) is not answered; while the last release is under way it succeeds and the memory follows. NULL: 0.
- * [loop's thread] */
+ * aflock_inspect, aflock_run) is not answered; while the last release is under way it succeeds and the memory follows.
+ * NULL: 0. [loop's thread] */
 AFLOCK_API int aflock_close(aflock *lock);
 
 AFLOCK_API const char *aflock_path(const aflock *lock); /* absolute, as text; lives as long as the lock */
@@ -474,7 +499,7 @@ typedef struct aflock_acquire_options {
      * context on another name of the file. That may also be one who only reads it, or tried once and left; this
      * program, too, if it opens the file by itself; of a directory, whoever lists it. aflock_verify does not open it,
      * nor does aflock_inspect (on Linux before 6.5 it does). Of a strict lock: somebody looked at its claims, as these
-     * two do. If the kernel lost reports, that is taken for one.
+     * two do; of AFLOCK_SOFT_RW: at the markers of its readers. If the kernel lost reports, that is taken for one.
      *
      * Somebody was blocked in the kernel when the grant was delivered (flock(2) or fcntl(2) with waiting): a waiter in
      * /proc/locks, of a process of this pid namespace. Looked up once per hold, where attempts run.
@@ -489,15 +514,16 @@ typedef struct aflock_acquire_options {
     void (*on_wanted)(aflock *lock, aflock_req req, aflock_wanted who, void *user);
     void *on_wanted_user;
 
-    /* AFLOCK_LEASE: the hold is lost: somebody else may have the lock, or will have it soon. Stop touching what it
-     * protects, and release it, which takes nothing away from others. A callback, as on_wanted; at most once per hold,
-     * and before any other callback of this context that would run after it was lost. It is lost when a heartbeat finds
-     * another marker or none, or when none succeeded for `duration` less `heartbeat`, on a clock that goes on while the
-     * machine is suspended. Before that, in the middle of the time that is left after the first heartbeat that was
-     * missed, a warning is logged. Not after the release was asked for: who has to know whether what was done was done
-     * under the lease asks aflock_verify before. Until it is released other requests of this context wait; one of the
-     * same owner is answered AFLOCK_ECOMPROMISED, as is one that was granted and not yet told. Default NULL: an error
-     * is logged instead. AFLOCK_EINVAL with other protocols. */
+    /* AFLOCK_LEASE, AFLOCK_SOFT_RW: the hold is lost: somebody else may have the lock, or will have it soon. Stop
+     * touching what it protects, and release it, which takes nothing away from others. A callback, as on_wanted; at
+     * most once per hold, and before any other callback of this context that would run after it was lost. It is lost
+     * when a heartbeat finds another marker or none, or when none succeeded for `duration` less `heartbeat`
+     * (AFLOCK_SOFT_RW: `stale_after` less `heartbeat`, or less half of what is between them if that is less), on a
+     * clock that goes on while the machine is suspended. Before that, in the middle of the time that is left after the
+     * first heartbeat that was missed, a warning is logged. Not after the release was asked for: who has to know
+     * whether what was done was done under the lease asks aflock_verify before. Until it is released other requests of
+     * this context wait; one of the same owner is answered AFLOCK_ECOMPROMISED, as is one that was granted and not yet
+     * told. Default NULL: an error is logged instead. AFLOCK_EINVAL with other protocols. */
     void (*on_compromise)(aflock *lock, aflock_req req, const aflock_compromise *what, void *user);
     void *on_compromise_user;
 } aflock_acquire_options;
@@ -537,9 +563,10 @@ AFLOCK_API int aflock_try(aflock *lock, const aflock_acquire_options *options, a
 AFLOCK_API int aflock_cancel(aflock *lock, aflock_req req);
 
 /* Ends a hold. From this call on the caller must not use the descriptor. Re-entrant holds count: the file is given up
- * with the last. `callback` may be NULL; otherwise it runs once: status 0, or the reason why the file could not be
- * unlocked, in which case `req` is held as before and can be released again. Without a callback a failure is logged
- * and retried until it is done. AFLOCK_ENOTHELD: still waiting. AFLOCK_ESTALE. [loop's thread] */
+ * with the last; while a function of the hold runs (aflock_run) it is not. `callback` may be NULL; otherwise it runs
+ * once: status 0, or the reason why the file could not be unlocked, in which case `req` is held as before and can be
+ * released again. Without a callback a failure is logged and retried until it is done. AFLOCK_ENOTHELD: still waiting.
+ * AFLOCK_ESTALE. [loop's thread] */
 AFLOCK_API int aflock_release(aflock *lock, aflock_req req, aflock_callback callback, void *user);
 
 /* The same, and ends every other hold of the same owner on this path with it, without callbacks: the depth is 0 at
@@ -553,10 +580,41 @@ AFLOCK_API int aflock_fd(aflock *lock, aflock_req req);
  * what was delivered. [loop's thread] */
 AFLOCK_API int aflock_depth(const aflock *lock, const void *owner);
 
-/* Does the path still name the file that `req` holds? Of a strict lock: are both of its claims there? The callback says
+/* Does the path still name the file that `req` holds? Of a strict lock: are both of its claims there? Of
+ * AFLOCK_SOFT_RW: is its marker there, with its token? The callback says
  * 0, AFLOCK_EREPLACED, or what the look-up met. result->req is `req`. The file system is asked where attempts run.
  * AFLOCK_ECOMPROMISED: a lease that is lost, or could not be refreshed in time. [loop's thread] */
 AFLOCK_API int aflock_verify(aflock *lock, aflock_req req, aflock_callback callback, void *user);
+
+/* Runs `function` on the executor while the hold lasts, AFLOCK_IO_INLINE or not: for file work that must not block the
+ * loop and that the lock protects. `fd` is the locked descriptor (-1: a marker), which the function may read, write and
+ * sync, but neither close nor unlock. It runs on a worker thread and must not call into the context (AFLOCK_ETHREAD);
+ * `user` and what it leads to is the function's from this call until the callback.
+ *
+ * Returns 0: `callback` will run exactly once, with what the function returned as `value`. result->status:
+ *   0                    it ran, and the lock was held from its beginning to its end
+ *   AFLOCK_ECOMPROMISED  it ran, and meanwhile the lease was lost (on_compromise says it at once, to whom asked for it;
+ *                        the function cannot be stopped: let it look at a flag of yours)
+ *   AFLOCK_ESYS          no thread was to be had (step "executor"): it did not run, `value` is 0
+ *   AFLOCK_ECLOSED       the context was freed before it began: it will never run
+ *   AFLOCK_EBUSY         the context was freed, and it still runs: `user` is the function's until it returns; the file
+ *                        is given up only then, and aflock_ctx_free counts it
+ * Otherwise an error, and neither runs: AFLOCK_EINVAL (NULL), AFLOCK_ESTALE, AFLOCK_ENOTHELD, AFLOCK_ECOMPROMISED (the
+ * lease is lost already), AFLOCK_ENOTSUP (a back end without descriptors or markers), AFLOCK_ENOMEM, AFLOCK_ECLOSED,
+ * AFLOCK_ETHREAD, AFLOCK_EFORKED.
+ *
+ * A release of the hold that is asked for meanwhile is accepted at once and carried out when the function has returned,
+ * after `callback`; until then the hold keeps others out, and asking again (release, run, verify) is answered as after
+ * a release. aflock_ctx_free takes back what has not begun and waits for the rest within its grace. A drain waits for
+ * it.
+ *
+ * Several functions of one hold, or of holds that share the file, may run at the same time, in any order. Functions
+ * take at most half of the executor's width, so that attempts go on (with a width below 3 they take turns); one that
+ * runs for longer than aflock_ctx_options.stall_after stops counting, as an attempt does. A child that is forked
+ * meanwhile has no such thread: the callback runs in the parent only. [loop's thread] */
+typedef void (*aflock_ran)(aflock *lock, const aflock_result *result, int value, void *user);
+AFLOCK_API int aflock_run(aflock *lock, aflock_req req, int (*function)(int fd, void *user), aflock_ran callback,
+                          void *user);
 
 /* What the file at the path is. */
 typedef enum aflock_record {
@@ -589,7 +647,11 @@ typedef struct aflock_claim {
  *
  * Of a strict lock the holder is that of the lowest claim that is held, and `count` the number of such claims. It is
  * also `held`, by nobody, when the path is not what it has to be, so that nobody can get it. status AFLOCK_EPROTO: not
- * all that is there are claims; the list is filled in all the same. AFLOCK_ENOMEM: it is not complete. */
+ * all that is there are claims; the list is filled in all the same. AFLOCK_ENOMEM: it is not complete.
+ *
+ * Of AFLOCK_SOFT_RW the holder named is the writer, also one who waits for readers (`pending`, and `mode` is that of
+ * those who hold), else one of the readers; `age` is since its last heartbeat. Markers that count no more are counted
+ * until somebody takes them away. */
 typedef struct aflock_holder {
     size_t size;
     int status; /* 0, or why it could not be asked */
@@ -597,7 +659,8 @@ typedef struct aflock_holder {
     int held;         /* 1: somebody holds it, this process included */
     aflock_mode mode; /* of the holder named */
     int64_t pid;      /* of one holder; 0: not known */
-    uint32_t count;   /* processes seen to hold it; AFLOCK_RW: readers, or 1: about, while others come and go */
+    uint32_t count;   /* processes seen to hold it; AFLOCK_RW: readers, or 1: about, while others come and go;
+                         AFLOCK_SOFT_RW: readers' markers, or 1 */
 
     const char *host; /* that a marker names, or "" */
     uint64_t age;     /* ns since a marker was written */
@@ -606,13 +669,15 @@ typedef struct aflock_holder {
 
     aflock_record record;       /* what a marker is */
     uint64_t duration;          /* ns; of a lease; `age` is since its last heartbeat then */
-    const char *token;          /* of a lease, or "" */
+    const char *token;          /* of a lease, or of AFLOCK_SOFT_RW; or "" */
     const aflock_claim *claims; /* AFLOCK_STRICT: what is in the folder, by name; at most 1000, */
     uint32_t claim_count;
     uint32_t claims_left_out; /* ... and so many more are there */
     const char *detail;       /* with AFLOCK_EPROTO: which file, and why ("FILE: REASON"); or NULL */
 
-    int pending; /* AFLOCK_RW: 1: a writer waits for the readers to leave, and lets no other in */
+    int pending; /* AFLOCK_RW, AFLOCK_SOFT_RW: 1: a writer waits for the readers to leave, and lets no other in */
+    int outside; /* AFLOCK_OFD, AFLOCK_RW: 1: some of what is locked is not among SQLite's lock bytes: not, or not only,
+                    an AFLOCK_RW lock */
 } aflock_holder;
 typedef void (*aflock_inspected)(aflock *lock, const aflock_holder *holder, void *user);
 AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *user);
@@ -622,7 +687,8 @@ AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *use
  * callback says 0, also if there was none; AFLOCK_EPROTO: it is no marker that may be taken away (no regular file, or
  * the file at the path of a strict lock); AFLOCK_EBUSY: somebody has a kernel lock on the file; or what the
  * removal met. AFLOCK_ENOTSUP for other protocols; of a strict lock one claim can be taken away by its name
- * (aflock_break_claim). [loop's thread] */
+ * (aflock_break_claim); markers of AFLOCK_SOFT_RW go by themselves, but for a PATH.state that another host has left,
+ * which is a marker of AFLOCK_SOFT. [loop's thread] */
 AFLOCK_API int aflock_break(aflock *lock, aflock_callback callback, void *user);
 
 /* Takes one claim of a strict lock away, whoever's it is: the file `name` in the folder of claims, exactly as
