@@ -205,6 +205,13 @@ static void on_patience_with_command_ended(aflock_ctx *ctx, void *user)
     w->overdue = LOCK_OVERDUE;
 }
 
+static void tell_of_loss(const waiter *w, const char *reason, int sys_errno)
+{
+    complain("the %s '%s' is lost: %s%s%s; %s", w->options->protocol == AFLOCK_LEASE ? "lease of" : "lock on",
+             w->options->file, reason, sys_errno ? ": " : "", sys_errno ? strerror(sys_errno) : "",
+             w->ended ? "the command has ended since" : "ending the command");
+}
+
 /* Whoever has it now knows nothing of the command. */
 static void on_compromise(aflock *lock, aflock_req req, const aflock_compromise *what, void *user)
 {
@@ -212,10 +219,7 @@ static void on_compromise(aflock *lock, aflock_req req, const aflock_compromise 
 
     (void)lock;
     (void)req;
-    complain("the %s '%s' is lost: %s%s%s; %s", w->options->protocol == AFLOCK_LEASE ? "lease of" : "lock on",
-             w->options->file, aflock_compromise_name(what->reason), what->sys_errno ? ": " : "",
-             what->sys_errno ? strerror(what->sys_errno) : "",
-             w->ended ? "the command has ended since" : "ending the command");
+    tell_of_loss(w, aflock_compromise_name(what->reason), what->sys_errno);
     w->lost = LOCK_LOST;
     if (aflock_epoll_timer(w->ctx, PATIENCE, on_patience_with_command_ended, w) != 0)
         w->overdue = LOCK_OVERDUE;
@@ -624,13 +628,29 @@ int lock_wait(const signals *s, siginfo_t *info)
     return signals_next(s, info, 0);
 }
 
+/* The next heartbeat would have found out, too late for who wants to know what the command's work is worth. */
+static void look_for_marker(waiter *w)
+{
+    w->answered = 0;
+    if (aflock_verify(w->lock, w->req, on_release, w) != 0)
+        return;
+    run(w);
+    if (!w->answered || w->lost || (w->status != AFLOCK_EREPLACED && w->status != AFLOCK_ECOMPROMISED))
+        return;
+    tell_of_loss(w, "somebody has taken its marker away", 0);
+    w->lost = 1;
+}
+
 int lock_is_lost(void)
 {
     waiter *w = &the_waiter;
 
     w->ended = 1;
-    if (may_be_lost(w->options)) /* aflock may have been stopped longer than the command ran */
-        (void)aflock_epoll_run_once(w->ctx, 0);
+    if (!may_be_lost(w->options))
+        return 0;
+    (void)aflock_epoll_run_once(w->ctx, 0); /* aflock may have been stopped longer than the command ran */
+    if (!w->lost)
+        look_for_marker(w);
     return w->lost != 0;
 }
 
