@@ -1,6 +1,7 @@
 /* The folders of folder.h. */
 #include "support/folder.h"
 
+#include <errno.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,7 @@ bool folder_make(char path[PATH_MAX], const char *parent)
 static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *where)
 {
     (void)st, (void)kind, (void)where;
-    return remove(path);
+    return remove(path) == 0 || errno == ENOENT ? 0 : -1; /* a worker of a context that is gone may be faster */
 }
 
 bool folder_remove(const char *path)
