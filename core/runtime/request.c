@@ -50,6 +50,7 @@ static afl_entry *entry_new(aflock_ctx *ctx)
         return NULL;
     afl_entry *e = ctx->free_entries;
     ctx->free_entries = e->free_next;
+    e->running = 0;
     e->extras = NULL;
     return e;
 }

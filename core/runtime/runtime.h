@@ -333,11 +333,13 @@ struct afl_entry {
     uint32_t generation;
     uint32_t index;
     uint32_t flags;
-    bool release_waits; /* it was asked for while functions run under the hold, */
-    uint32_t running;   /* ... so many */
-    afl_entry *free_next;
+    bool release_waits; /* it was asked for while functions run under the hold */
+    union {
+        uint32_t running;     /* so many of them */
+        afl_entry *free_next; /* of one that is nobody's */
+    };
 };
-_Static_assert(sizeof(afl_entry) <= 256, "the promise is 256 bytes per waiter");
+_Static_assert(sizeof(afl_entry) <= 248, "the promise is 256 bytes per waiter, its owner and the heap's own included");
 
 bool afl_places_init(aflock_ctx *ctx);
 void afl_places_free(aflock_ctx *ctx); /* the tables */
