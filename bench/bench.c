@@ -21,6 +21,7 @@ static const struct {
     {"pool", row_pool, "round trips through the thread pool against libuv's"},
     {"append", row_append, "a line appended under the lock against a worker that locks and writes"},
     {"keyed", row_keyed, "the lock of a warm key against a lock that stays open"},
+    {"semaphore", row_semaphore, "a semaphore with a free slot against the lock of its file"},
     {"loops", row_loops, "acquire, callback, release on libevent, libev and libuv against the epoll adapter"},
     {"lateness", row_lateness, "how late deadlines are answered on each loop"},
     {"health", row_health, "an HTTP server answers while others wait for its lock, against one without a lock"},

@@ -153,6 +153,7 @@ void row_handoff(void);
 void row_pool(void);
 void row_append(void);
 void row_keyed(void);
+void row_semaphore(void);
 void row_loops(void);
 void row_lateness(void);
 void row_health(void);

@@ -1,6 +1,7 @@
 /* Recipes. A line that is appended under the lock, against a worker of libuv's pool that opens the file, locks it with
  * flock(2), writes, unlocks and closes. Neither makes it durable.
- * The lock of a key that was used before, against a lock that stays open. */
+ * The lock of a key that was used before, against a lock that stays open.
+ * A semaphore with a free slot, against the lock of the slot's file. */
 #include "bench.h"
 
 #ifndef BENCH_HAVE_RECIPES
@@ -10,10 +11,16 @@ void row_keyed(void)
     bench_skip("keyed", "built without the recipes");
 }
 
+void row_semaphore(void)
+{
+    bench_skip("semaphore", "built without the recipes");
+}
+
 #else
 
 #include <aflock/epoll.h>
 #include <aflock/keyed.h>
+#include <aflock/semaphore.h>
 
 enum { CYCLES = 500, KEYS = 1000 };
 
@@ -94,6 +101,88 @@ void row_keyed(void)
     line.what = "get, acquire, release, put of a warm key";
     bench_compare(&line, keyed_slice, plain_slice, &all);
     aflock_keyed_free(all.keyed);
+    bench_check(aflock_ctx_free(all.ctx, AFLOCK_SECOND), "aflock_ctx_free");
+}
+
+typedef struct slots {
+    aflock_ctx *ctx;
+    aflock_semaphore *semaphore;
+    aflock *plain;
+    uint64_t timeout;
+    size_t left;
+} slots;
+
+static void ask_for_slot(slots *all);
+
+static void on_slot(aflock_semaphore *semaphore, const aflock_semaphore_result *result, void *user)
+{
+    slots *all = user;
+    bench_check(result->status, "acquire");
+    bench_check(aflock_semaphore_release(semaphore, result->permit, NULL, NULL), "aflock_semaphore_release");
+    if (--all->left > 0)
+        ask_for_slot(all);
+}
+
+static void ask_for_slot(slots *all)
+{
+    bench_check(aflock_semaphore_acquire(all->semaphore, all->timeout, NULL, on_slot, all, NULL),
+                "aflock_semaphore_acquire");
+}
+
+static void ask_for_lock(slots *all);
+
+static void on_plain(aflock *lock, const aflock_result *result, void *user)
+{
+    slots *all = user;
+    bench_check(result->status, "acquire");
+    bench_check(aflock_release(lock, result->req, NULL, NULL), "aflock_release");
+    if (--all->left > 0)
+        ask_for_lock(all);
+}
+
+static void ask_for_lock(slots *all)
+{
+    aflock_acquire_options o;
+    aflock_acquire_options_init(&o);
+    o.timeout = all->timeout;
+    bench_check(aflock_acquire(all->plain, &o, on_plain, all, NULL), "aflock_acquire");
+}
+
+static double run_cycles(slots *all, void (*ask)(slots *all))
+{
+    all->left = CYCLES;
+    uint64_t start = bench_cpu();
+    ask(all);
+    bench_check(aflock_epoll_run(all->ctx), "aflock_epoll_run");
+    return (double)(bench_cpu() - start) / CYCLES;
+}
+
+static double slot_slice(void *state)
+{
+    return run_cycles(state, ask_for_slot);
+}
+
+static double lock_slice(void *state)
+{
+    return run_cycles(state, ask_for_lock);
+}
+
+void row_semaphore(void)
+{
+    static slots all;
+    bench_check(aflock_epoll_new(&all.ctx, NULL), "aflock_epoll_new");
+    bench_check(aflock_semaphore_new(&all.semaphore, all.ctx, bench_directory, "semaphore", 3, NULL),
+                "aflock_semaphore_new");
+    bench_check(aflock_open(&all.plain, all.ctx, bench_file(0), NULL), "aflock_open");
+    for (int limited = 0; limited < 2; limited++) {
+        all.timeout = limited ? 60 * AFLOCK_SECOND : AFLOCK_FOREVER;
+        slot_slice(&all); /* the files are there then */
+        lock_slice(&all);
+        bench_line line = {.row = "semaphore", .against = "a lock", .unit = "ns", .bar = 1.3, .judged = !limited};
+        line.what = limited ? "the same with a time-out" : "semaphore cycle with a free slot";
+        bench_compare(&line, slot_slice, lock_slice, &all);
+    }
+    aflock_semaphore_free(all.semaphore);
     bench_check(aflock_ctx_free(all.ctx, AFLOCK_SECOND), "aflock_ctx_free");
 }
 

@@ -63,7 +63,8 @@ if(AFLOCK_INSTRUMENT STREQUAL "coverage")
     target_sources(aflock-command PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/support/flush_coverage.c")
     target_link_options(aflock-command PRIVATE LINKER:--wrap=_exit,--wrap=raise)
 endif()
-set(command_test /usr/bin/python3 "${CMAKE_CURRENT_SOURCE_DIR}/command/run")
+set(command_tests /usr/bin/python3 -B "${CMAKE_CURRENT_SOURCE_DIR}/command")
+set(command_test ${command_tests}/run)
 set(form "")
 if(CMAKE_EXE_LINKER_FLAGS MATCHES "-static")
     set(form --static)
@@ -73,6 +74,12 @@ if(NOT AFLOCK_INSTRUMENT)
     # What is expected of both is indeed what flock(1) does.
     aflock_add_test(command_expectations TIMEOUT 120 COMMAND ${command_test} /usr/bin/flock)
 endif()
+aflock_add_test(command_files TIMEOUT 120 COMMAND ${command_tests}/files $<TARGET_FILE:aflock-command> ${form})
+aflock_add_test(command_verify TIMEOUT 120 COMMAND ${command_tests}/verify $<TARGET_FILE:aflock-command> ${form})
+aflock_add_test(command_kinds TIMEOUT 120 COMMAND ${command_tests}/kinds $<TARGET_FILE:aflock-command> ${form})
+aflock_add_test(command_completion COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/command/completion"
+    "${PROJECT_SOURCE_DIR}/tools/aflock/completion.bash" $<TARGET_FILE:aflock-command>
+)
 aflock_add_test(manual COMMAND mandoc -T lint -W warning "${PROJECT_SOURCE_DIR}/tools/aflock/aflock.1")
 
 # ------------------------------------------------------------------------------------------- the demo and the examples
@@ -80,14 +87,15 @@ aflock_add_test(manual COMMAND mandoc -T lint -W warning "${PROJECT_SOURCE_DIR}/
 aflock_add_test(demo COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/demo" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}")
 aflock_add_test(poll_loop COMMAND poll_loop)
 aflock_add_test(polite TIMEOUT 240 COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/polite" $<TARGET_FILE:polite>)
+aflock_add_test(singleton COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/singleton" $<TARGET_FILE:singleton>)
 
 if(TARGET settings)
     aflock_add_test(settings COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/settings" $<TARGET_FILE:settings>)
 endif()
 
-# ---------------------------------------------------------------------------------------- the examples on other loops
+# ------------------------------------------------------------- the examples of the recipes, and those on other loops
 
-foreach(example IN ITEMS libevent_journal libev_spool libuv_mix)
+foreach(example IN ITEMS at_most transfer libevent_journal libev_spool libuv_mix)
     if(TARGET ${example})
         aflock_add_test(examples.${example} TIMEOUT 120 COMMAND /usr/bin/python3
             "${CMAKE_CURRENT_SOURCE_DIR}/examples/${example}" $<TARGET_FILE:${example}>

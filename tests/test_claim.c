@@ -207,6 +207,7 @@ int main(void)
                                   damaged_records, long_records,  what_is_written, the_sentinel};
     Suite *suite = suite_create("claim");
     TCase *tcase = tcase_create("claim");
+    tcase_set_timeout(tcase, 60);
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
         tcase_add_test(tcase, tests[i]);
     suite_add_tcase(suite, tcase);

@@ -50,7 +50,7 @@ static void setup(void)
 
 static void teardown(void)
 {
-    ck_assert_int_eq(aflock_ctx_free(ctx, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(ctx, 30 * AFLOCK_SECOND), 0);
     unlink(path);
     rmdir(folder);
 }
@@ -698,7 +698,7 @@ END_TEST
 static void free_in_timer(aflock_ctx *c, void *user)
 {
     ++*(int *)user;
-    ck_assert_int_eq(aflock_ctx_free(c, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(c, 30 * AFLOCK_SECOND), 0);
 }
 
 static void free_when_ready(aflock_ctx *c, int fd, unsigned events, void *user)
@@ -823,7 +823,7 @@ START_TEST(test_foreign_executor)
     ck_assert_int_eq(aflock_epoll_run(ctx), 0);
     ck_assert_int_eq(status, 0);
     ck_assert_int_ge(submitted, 2);
-    ck_assert_int_eq(aflock_ctx_free(ctx, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(ctx, 30 * AFLOCK_SECOND), 0);
     ck_assert_int_eq(executor_closed, 1);
     ctx = before;
     lock = lock_before;
@@ -836,7 +836,7 @@ static TCase *add_case(Suite *suite, const char *name)
 {
     TCase *tests = tcase_create(name);
     tcase_add_checked_fixture(tests, setup, teardown);
-    tcase_set_timeout(tests, 30);
+    tcase_set_timeout(tests, 60);
     suite_add_tcase(suite, tests);
     return tests;
 }
@@ -871,7 +871,7 @@ START_TEST(test_run_ends_in_the_child_of_a_callback)
     ck_assert_int_eq(waitpid(forked, &status, 0), forked);
     ck_assert(WIFEXITED(status));
     ck_assert_int_eq(WEXITSTATUS(status), 0);
-    ck_assert_int_eq(aflock_ctx_free(loop, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(loop, 30 * AFLOCK_SECOND), 0);
     close(fd);
     unlink(name);
 }

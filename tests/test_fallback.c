@@ -89,7 +89,7 @@ START_TEST(a_marker_is_used)
     must_release(lock, a.result.req);
     ck_assert_int_eq(scene_entries("."), 0);
     must_get_soft(lock);
-    ck_assert_int_eq(seam_count(SEAM_LOCK), 1); /* it is not asked again */
+    ck_assert_int_eq(seam_count(SEAM_LOCK), 1 + 2); /* the first attempt, and the releases of markers */
     ck_assert_int_eq(scene_logged, 1);
 }
 END_TEST
@@ -102,7 +102,7 @@ START_TEST(it_begins_anew)
     must_get_soft(lock);
     ck_assert_int_eq(aflock_close(lock), 0);
     must_get_soft(second);
-    ck_assert_int_eq(seam_count(SEAM_LOCK), 1);
+    ck_assert_int_eq(seam_count(SEAM_LOCK), 1 + 2);
     ck_assert_int_eq(aflock_close(second), 0);
     seam_fail(SEAM_LOCK, 0, 0, 0);
     lock = open_fallback(_i);
@@ -509,9 +509,7 @@ START_TEST(cancelled_meanwhile)
     ck_assert_int_eq(aflock_cancel(lock, req), 0);
     scene_run_until(&a.count, 1);
     seam_resume();
-    for (int i = 0; i < 5000 && scene_entries(".") > 0; i++)
-        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_MILLISECOND), 0);
-    ck_assert_int_eq(scene_entries("."), 0);
+    scene_turn_until(scene_entries(".") == 0);
     must_get_soft(lock);
 }
 END_TEST
@@ -535,7 +533,7 @@ START_TEST(each_call_fails)
         aflock *lock = open_fallback(_i);
         calls = 0;
         seam_judge_by(fail_once, NULL);
-        answer a = try_for(lock, 5 * AFLOCK_SECOND);
+        answer a = try_for(lock, 30 * AFLOCK_SECOND);
         seam_judge_by(NULL, NULL);
         let_flock_be_unknown();
         const bool over = calls <= which;

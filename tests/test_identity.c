@@ -17,7 +17,7 @@
 static const afl_sys *const sys = &afl_sys_linux;
 static char our_name[AFL_HOST_NAME];
 
-enum { WATCHDOG_MS = 10000 };
+enum { WATCHDOG_MS = 30000 };
 
 /* --------------------------------------------------------------------------------------------------------- processes
  */
@@ -611,7 +611,7 @@ int main(void)
                                   no_watch_is_no_proof};
     Suite *suite = suite_create("identity");
     TCase *tcase = tcase_create("holders");
-    tcase_set_timeout(tcase, 30);
+    tcase_set_timeout(tcase, 60);
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
         tcase_add_test(tcase, tests[i]);
     suite_add_tcase(suite, tcase);

@@ -942,7 +942,7 @@ static Suite *make_suite(void)
 
     TCase *timer = tcase_create("timer");
     tcase_add_checked_fixture(timer, setup, teardown);
-    tcase_set_timeout(timer, 30);
+    tcase_set_timeout(timer, 60);
     tcase_add_test(timer, test_timer_is_never_early);
     tcase_add_test(timer, test_past_deadline_fires);
     tcase_add_test(timer, test_deadlines_set_in_a_turn);
@@ -956,7 +956,7 @@ static Suite *make_suite(void)
 
     TCase *wake = tcase_create("wake");
     tcase_add_checked_fixture(wake, setup, teardown);
-    tcase_set_timeout(wake, 30);
+    tcase_set_timeout(wake, 60);
     tcase_add_test(wake, test_wake_from_threads);
     tcase_add_test(wake, test_wake_from_signal_handler);
     tcase_add_test(wake, test_defer_makes_readable);
@@ -966,7 +966,7 @@ static Suite *make_suite(void)
 
     TCase *watches = tcase_create("watches");
     tcase_add_checked_fixture(watches, setup, teardown);
-    tcase_set_timeout(watches, 30);
+    tcase_set_timeout(watches, 60);
     tcase_add_test(watches, test_watch_reports_level);
     tcase_add_test(watches, test_watch_changes_events);
     tcase_add_test(watches, test_hang_up_is_for_every_direction);
@@ -983,7 +983,7 @@ static Suite *make_suite(void)
 
     TCase *forking = tcase_create("fork");
     tcase_add_checked_fixture(forking, setup, teardown);
-    tcase_set_timeout(forking, 30);
+    tcase_set_timeout(forking, 60);
     tcase_add_test(forking, test_close_in_a_child_disturbs_nobody);
     tcase_add_test(forking, test_process_in_a_child_takes_nothing);
     suite_add_tcase(suite, forking);

@@ -343,9 +343,8 @@ START_TEST(one_that_came_back_unseen)
     for (int timer = 0; timer < 2; timer++) {
         const int before = seam_count(SEAM_TOUCH);
         pass_boottime(DUE);
-        aflock_host_timer(scene); /* begins one */
-        for (int i = 0; i < 10000 && !atomic_load(&scene->gate->jobs); i++)
-            usleep(1000); /* the loop is busy */
+        aflock_host_timer(scene);                     /* begins one */
+        scene_await(atomic_load(&scene->gate->jobs)); /* the loop is busy */
         ck_assert_int_eq(seam_count(SEAM_TOUCH), before + 1);
         pass_boottime(LOST - DUE);
         if (timer)

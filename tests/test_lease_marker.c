@@ -128,7 +128,7 @@ START_TEST(two_contexts)
     ck_assert_int_eq(a.result.status, 0);
     must_be_ours("lock", a.token, "30");
     must_release(other, a.result.req);
-    ck_assert_int_eq(aflock_ctx_free(ctx, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(ctx, 30 * AFLOCK_SECOND), 0);
     scene = ours;
 }
 END_TEST

@@ -155,9 +155,7 @@ static void hold_until_told(int io)
 
 static void await_flag(atomic_int *flag, int value)
 {
-    for (int i = 0; i < 10000 && atomic_load(flag) < value; i++)
-        usleep(1000);
-    ck_assert_int_ge(atomic_load(flag), value);
+    scene_await(atomic_load(flag) >= value);
 }
 
 static uint64_t realtime(void)
@@ -182,7 +180,7 @@ static bool overtake(int io)
     const bool there = lstat("lock", &last) == 0;
     const aflock_options o = short_lease(io);
     aflock *lock = open_with(&o);
-    answer a = try_for(lock, 5 * AFLOCK_SECOND);
+    answer a = try_for(lock, 30 * AFLOCK_SECOND);
     ck_assert(a.result.status == 0);
     if (in_time) {
         ck_assert(there);
@@ -219,13 +217,14 @@ END_TEST
 /* ---------------------------------------------------------------------------------------------------------- the storm
  *
  * Whoever is called back without having been told holds the lease at that moment, and for one heartbeat from when he
- * called the loop: then others may take it at the earliest. Each notes these times, shortened by what clocks of files
- * are late; a release ends them, and so does a kill. Afterwards no two of different processes may overlap. */
+ * called the loop: then others may take it at the earliest. Each notes these times, shortened by what the clock of
+ * files is late: it goes on with the ticks of one processor, and was seen 13 ms behind while a virtual one had to wait;
+ * a release ends them, and so does a kill. Afterwards no two of different processes may overlap. */
 
-enum { RIVALS = 4, LIVES = 64, NOTES = 4096, SECONDS = 6 };
-#define LEASE (120 * AFLOCK_MILLISECOND)
-#define BEAT (30 * AFLOCK_MILLISECOND)
-#define CLOCKS (12 * AFLOCK_MILLISECOND)
+enum { RIVALS = 4, LIVES = 64, NOTES = 4096, SECONDS = 8 };
+#define LEASE (480 * AFLOCK_MILLISECOND)
+#define BEAT (120 * AFLOCK_MILLISECOND)
+#define CLOCKS (60 * AFLOCK_MILLISECOND)
 
 typedef struct claim {
     uint64_t from, to;
@@ -419,7 +418,7 @@ START_TEST(a_storm)
             kills++;
         } else {
             ck_assert_int_eq(kill(pids[which], SIGSTOP), 0);
-            usleep((useconds_t)(rand_r(&seed) % 300) * 1000);
+            usleep((useconds_t)(rand_r(&seed) % 900) * 1000);
             ck_assert_int_eq(kill(pids[which], SIGCONT), 0);
             stops++;
         }

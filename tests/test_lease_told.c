@@ -25,8 +25,7 @@ static void note(char what)
 
 static void must_come(const char *expected)
 {
-    for (int i = 0; i < 500 && strlen(order) < strlen(expected); i++)
-        run_turns(1);
+    scene_turn_until(strlen(order) >= strlen(expected));
     run_turns(3);
     ck_assert_str_eq(order, expected);
 }
@@ -517,9 +516,7 @@ START_TEST(the_lock_is_closed)
     pass_boottime(LOST);
     aflock_host_timer(scene);
     must_come("!");
-    for (int i = 0; i < 500 && access("lock", F_OK) == 0; i++)
-        run_turns(1);
-    ck_assert_int_eq(scene_entries("."), 0);
+    scene_turn_until(scene_entries(".") == 0);
 }
 END_TEST
 
@@ -594,9 +591,7 @@ START_TEST(the_end_while_a_heartbeat_is_out)
     scene = NULL;
     ck_assert_int_eq(scene_entries("."), 1);
     seam_resume(); /* the worker takes the marker away */
-    for (int i = 0; i < 5000 && access("lock", F_OK) == 0; i++)
-        usleep(1000);
-    ck_assert_int_eq(scene_entries("."), 0);
+    scene_await(scene_entries(".") == 0);
     ck_assert_int_eq(t.count, 0);
 }
 END_TEST
@@ -618,8 +613,7 @@ START_TEST(the_end_while_a_heartbeat_is_out_and_all_is_lost)
     ck_assert_int_eq(aflock_ctx_free(scene, 0), 1);
     scene = NULL;
     seam_resume();
-    for (int i = 0; i < 5000 && scene_descriptors() >= open; i++)
-        usleep(1000);
+    scene_await(scene_descriptors() < open);
     ck_assert_int_eq(scene_entries("."), 1);
 }
 END_TEST

@@ -43,7 +43,7 @@ static void end_loop(void)
 
 static void end(void)
 {
-    ck_assert_int_eq(aflock_ctx_free(loop_context, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(loop_context, 30 * AFLOCK_SECOND), 0);
     ck_assert_int_eq(ev_run(loop, EVRUN_NOWAIT), 0);
     end_loop();
     loop_require_nothing_left();
@@ -463,7 +463,7 @@ START_TEST(test_the_default_loop)
     loop_acquire(loop_open(made, "lock", AFLOCK_IO_POOL, LOOP_NEVER), &loop_pending);
     ck_assert_int_eq(ev_run(EV_DEFAULT_UC, 0), 0);
     ck_assert_int_eq(loop_pending.count, 1);
-    ck_assert_int_eq(aflock_ctx_free(made, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(made, 30 * AFLOCK_SECOND), 0);
     ev_loop_destroy(EV_DEFAULT_UC);
     end();
 }

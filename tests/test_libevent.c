@@ -88,7 +88,7 @@ static void end_base(void)
 
 static void end(void)
 {
-    ck_assert_int_eq(aflock_ctx_free(loop_context, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(loop_context, 30 * AFLOCK_SECOND), 0);
     end_base();
     loop_require_nothing_left();
     ck_assert_int_eq(logged, 0);
@@ -549,7 +549,7 @@ START_TEST(test_bases_with_locks)
         ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
     ck_assert_int_ge(activated, 1);
     event_free(event);
-    ck_assert_int_eq(aflock_ctx_free(loop_context, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(loop_context, 30 * AFLOCK_SECOND), 0);
     event_base_free(base);
     while (loop_descriptors() != loop_descriptors_before) /* libevent keeps memory for its locks */
         loop_pause();

@@ -70,7 +70,7 @@ static void end_loop(void)
 
 static void end(void)
 {
-    ck_assert_int_eq(aflock_ctx_free(loop_context, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(loop_context, 30 * AFLOCK_SECOND), 0);
     end_loop();
     loop_require_nothing_left();
 }
@@ -717,7 +717,7 @@ START_TEST(test_given_up_without_a_loop)
         ck_assert_int_eq(aflock_ctx_free(loop_context, 20 * AFLOCK_MILLISECOND), 1); /* as nobody does it */
         ck_assert_int_eq(late.status, AFLOCK_ECLOSED);
     } else {
-        ck_assert_int_eq(aflock_ctx_free(loop_context, AFLOCK_SECOND), 0);
+        ck_assert_int_eq(aflock_ctx_free(loop_context, 30 * AFLOCK_SECOND), 0);
     }
     ck_assert(loop_is_free("lock"));
     end_loop();

@@ -328,6 +328,7 @@ int main(void)
 {
     Suite *s = suite_create("machine: soak");
     TCase *random = tcase_create("random");
+    tcase_set_timeout(random, 60);
     tcase_add_loop_test(random, random_worlds, 1, 61); /* the number in a report is the seed */
     tcase_add_loop_test(random, same_inputs_same_outputs, 100, 110);
     suite_add_tcase(s, random);

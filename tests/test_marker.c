@@ -402,7 +402,7 @@ END_TEST
  */
 START_TEST(who_listens_to_it_is_woken)
 {
-    int asked[2], held;
+    int asked[2];
     char byte;
     answer a = {0};
     ck_assert_int_eq(pipe2(asked, O_CLOEXEC), 0);
@@ -418,8 +418,7 @@ START_TEST(who_listens_to_it_is_woken)
         must_release(lock, req);
         pause();
     }
-    for (held = 0; held < 5000 && access("lock", F_OK) != 0; held++)
-        usleep(1000);
+    scene_await(access("lock", F_OK) == 0);
     wait_for(lock, &a);
     ck_assert_int_eq(write(asked[1], "", 1), 1);
     must_be_woken(lock, &a);
@@ -427,58 +426,6 @@ START_TEST(who_listens_to_it_is_woken)
     scene_holder_end(other);
     close(asked[0]);
     close(asked[1]);
-}
-END_TEST
-
-static bool is_open_here(const char *path)
-{
-    struct stat there, st;
-    ck_assert_int_eq(lstat(path, &there), 0);
-    for (int fd = 3; fd < 256; fd++)
-        if (fstat(fd, &st) == 0 && st.st_dev == there.st_dev && st.st_ino == there.st_ino)
-            return true;
-    return false;
-}
-
-/* It is closed before it is unlinked. If it stays it is opened again, so that nobody else's file gets its number. */
-START_TEST(what_could_not_be_released_stays_open)
-{
-    aflock *lock = open_soft(_i);
-    for (int without = 0; without < 3; without++) {
-        aflock_req req = must_hold_soft(lock);
-        const int open = scene_descriptors();
-        make_fail(SEAM_UNLINK, EIO);
-        ck_assert_int_eq(scene_release(lock, req).result.sys_errno, EIO);
-        ck_assert(is_open_here("lock"));
-        ck_assert_int_eq(scene_descriptors(), open);
-        if (without) {
-            seam_fail(without == 1 ? SEAM_OPEN : SEAM_FSTAT, 0, 1, EMFILE);
-            ck_assert_int_eq(scene_release(lock, req).result.sys_errno, EIO);
-            ck_assert(!is_open_here("lock"));
-        }
-        make_fail(SEAM_CALLS, 0);
-        must_release(lock, req);
-        ck_assert_int_eq(scene_entries("."), 0);
-    }
-}
-END_TEST
-
-/* Nor is it forgotten if it cannot be opened again and the context ends; and that is nobody's business on the loop. */
-START_TEST(what_could_not_be_released_goes_with_its_context)
-{
-    aflock *lock = open_soft(_i);
-    aflock_req req = must_hold_soft(lock);
-    make_fail(SEAM_UNLINK, EIO);
-    seam_fail(SEAM_OPEN, 0, 1, EMFILE);
-    ck_assert_int_eq(scene_release(lock, req).result.sys_errno, EIO);
-    ck_assert(!is_open_here("lock"));
-    make_fail(SEAM_CALLS, 0);
-    seam_forget();
-    ck_assert_int_eq(aflock_ctx_free(scene, 5 * AFLOCK_SECOND), 0);
-    scene = NULL;
-    ck_assert_int_eq(scene_entries("."), 0);
-    ck_assert_int_eq(seam_count(SEAM_UNLINK), 1);
-    ck_assert_int_eq(seam_on_loop(SEAM_UNLINK), _i == AFLOCK_IO_INLINE);
 }
 END_TEST
 
@@ -693,8 +640,6 @@ int main(void)
                                  what_is_ready_may_not_do,
                                  somebody_was_faster,
                                  who_listens_to_it_is_woken,
-                                 what_could_not_be_released_stays_open,
-                                 what_could_not_be_released_goes_with_its_context,
                                  what_was_lost_before_it_was_written,
                                  it_has_got_its_name_already,
                                  no_marker_can_be_made,

@@ -487,7 +487,7 @@ START_TEST(values_out_of_range)
     aflock_acquire_options a = scene_options(0, 0);
     a.mode = (aflock_mode)2;
     ck_assert_int_eq(aflock_acquire(lock, &a, scene_answer, NULL, &req), AFLOCK_EINVAL);
-    a = scene_options(AFLOCK_REPORT_CLOSE << 1, 0);
+    a = scene_options(AFLOCK_REWIND << 1, 0);
     ck_assert_int_eq(aflock_acquire(lock, &a, scene_answer, NULL, &req), AFLOCK_EINVAL);
     a = scene_options(0, 0), a.file_mode = 010000;
     ck_assert_int_eq(aflock_acquire(lock, &a, scene_answer, NULL, &req), AFLOCK_EINVAL);

@@ -673,7 +673,7 @@ int main(void)
     suite_add_tcase(suite, options);
 
     TCase *run = tcase_create("running");
-    tcase_set_timeout(run, 30);
+    tcase_set_timeout(run, 60);
     tcase_add_test(run, test_starts_on_first_use);
     tcase_add_test(run, test_idle_thread_takes_the_next);
     tcase_add_test(run, test_releases_go_first);
@@ -689,7 +689,7 @@ int main(void)
     suite_add_tcase(suite, run);
 
     TCase *stalled = tcase_create("stalled");
-    tcase_set_timeout(stalled, 30);
+    tcase_set_timeout(stalled, 60);
     tcase_add_test(stalled, test_stalled_thread_is_replaced);
     tcase_add_test(stalled, test_others_come_and_go);
     tcase_add_test(stalled, test_most_threads);

@@ -2,11 +2,13 @@
  * part only, or being interrupted. Whatever happens the file has its old or its new content, the failure is told with
  * step, path and errno, and the next call finds nothing that disturbs it. The linker leads the calls here. */
 #include "file/work.h"
-#include "support/folder.h"
+#include "support/fixture.h"
 
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,8 @@ enum { LENGTH = 10000, CALLS = 64 };
 
 static bool counting;
 static char calls[512];          /* those that were made, by their names */
-static int made, bad, bad_error; /* the call of this number fails; PART: it does a part only */
+static int made, bad, bad_error; /* the call of this number fails; PART: it does a part only, */
+static int next_error;           /* ... and the one behind it fails, unless this is 0 */
 static const char *bad_call;
 enum { PART = -1 };
 
@@ -30,7 +33,7 @@ static int judge(const char *call)
         return 0;
     snprintf(calls + strlen(calls), sizeof calls - strlen(calls), "%s ", call);
     if (++made != bad)
-        return 0;
+        return made == bad + 1 ? next_error : 0;
     bad_call = call;
     return bad_error;
 }
@@ -99,7 +102,8 @@ ssize_t __wrap_write(int fd, const void *data, size_t length)
 
 /* -------------------------------------------------------------------------------------------------------- the work */
 
-static char directory[PATH_MAX], path[PATH_MAX + 8], temporary[PATH_MAX + 24];
+static char directory[PATH_MAX];
+static char path[PATH_MAX + 8], temporary[PATH_MAX + 24];
 
 static int upper(const aflock_file_content *before, aflock_file_content *after, void *user)
 {
@@ -300,6 +304,30 @@ START_TEST(the_order_of_calls)
 }
 END_TEST
 
+/* A write that does a part only has no errno: what stopped it is asked for, and nothing of the line stays. */
+START_TEST(a_part_is_explained)
+{
+    static const int REASONS[] = {EDQUOT, EFBIG, EIO, ENOSPC, 0};
+    for (size_t i = 0; i < sizeof REASONS / sizeof REASONS[0]; i++) {
+        file_work w;
+        set_content(path, 'A', LENGTH);
+        made = 0;
+        calls[0] = '\0';
+        bad = 5;
+        bad_error = PART;
+        next_error = REASONS[i];
+        counting = true;
+        carry_out(FILE_APPEND, &w);
+        counting = false;
+        next_error = 0;
+        ck_assert_str_eq(calls, "unlink open fstat64 pread write write ftruncate64 close ");
+        ck_assert_str_eq(w.step, "write");
+        ck_assert_int_eq(w.sys_errno, REASONS[i] ? REASONS[i] : ENOSPC);
+        ck_assert_int_eq(content_of(FILE_APPEND), 'A');
+    }
+}
+END_TEST
+
 /* A line of which only a part could be written, and that could not be taken back: it is told, and ended by the next. */
 START_TEST(a_cut_line_is_ended)
 {
@@ -317,24 +345,21 @@ END_TEST
 
 static void make_directory(void)
 {
-    ck_assert(folder_make(directory, NULL));
+    fixture_enter_folder();
+    snprintf(directory, sizeof directory, "%s", fixture_folder());
     snprintf(path, sizeof path, "%s/f", directory);
     snprintf(temporary, sizeof temporary, "%s/f.lock.tmp", directory);
-}
-
-static void remove_directory(void)
-{
-    folder_remove(directory);
 }
 
 int main(void)
 {
     Suite *suite = suite_create("recipes: faults");
     TCase *tcase = tcase_create("faults");
-    tcase_add_unchecked_fixture(tcase, make_directory, remove_directory);
+    tcase_add_unchecked_fixture(tcase, make_directory, fixture_leave_folder);
     tcase_set_timeout(tcase, 60);
     tcase_add_loop_test(tcase, every_call_fails_once, 0, (int)(sizeof KINDS / sizeof KINDS[0]));
     tcase_add_test(tcase, the_order_of_calls);
+    tcase_add_test(tcase, a_part_is_explained);
     tcase_add_test(tcase, a_cut_line_is_ended);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);

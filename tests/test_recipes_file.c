@@ -3,8 +3,10 @@
 #include "support/scene.h"
 
 #include <aflock/file.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -191,6 +193,23 @@ START_TEST(lines_are_appended)
     scene_write("f", "cut off");
     append("whole");
     must_contain("f", "cut off\nwhole\n");
+    must_be_tidy(2);
+}
+END_TEST
+
+/* The last line need not be ended by who came before; who appends lines ends his own. */
+START_TEST(many_lines_are_appended)
+{
+    CALL(aflock_file_append_lines(scene, "f", "one\n\nthree\n", 11, &options, tell, &last));
+    ck_told(0, "");
+    CALL(aflock_file_append_lines(scene, "f", "\n", 1, &options, tell, &last));
+    must_contain("f", "one\n\nthree\n\n");
+    ck_assert_int_eq(aflock_file_append_lines(scene, "f", "a\nb", 3, &options, tell, &last), AFLOCK_EINVAL);
+    ck_assert_int_eq(aflock_file_append_lines(scene, "f", "", 0, &options, tell, &last), AFLOCK_EINVAL);
+    ck_assert_int_eq(aflock_file_append_lines(scene, "f", NULL, 0, &options, tell, &last), AFLOCK_EINVAL);
+    scene_write("f", "cut off");
+    CALL(aflock_file_append_lines(scene, "f", "a\nb\n", 4, &options, tell, &last));
+    must_contain("f", "cut off\na\nb\n");
     must_be_tidy(2);
 }
 END_TEST
@@ -479,6 +498,67 @@ START_TEST(the_context_is_freed)
 }
 END_TEST
 
+static int count_entries(void)
+{
+    int count = 0;
+    DIR *folder = opendir(".");
+    ck_assert_ptr_nonnull(folder);
+    while (readdir(folder))
+        count++;
+    closedir(folder);
+    return count;
+}
+
+/* FILE.lock has a name that is possible; FILE.lock.tmp has none. */
+START_TEST(a_name_that_is_too_long)
+{
+    enum { LONGEST = NAME_MAX - 9 };
+    char name[NAME_MAX + 1];
+    const int before = count_entries();
+    memset(name, 'x', sizeof name);
+    for (size_t length = LONGEST + 1; length <= NAME_MAX; length++) {
+        name[length] = '\0';
+        ck_assert_int_eq(aflock_file_append(scene, name, "x", 1, NULL, tell, &last), AFLOCK_ENAMETOOLONG);
+        ck_assert_int_eq(aflock_file_replace(scene, name, "x", 1, NULL, tell, &last), AFLOCK_ENAMETOOLONG);
+        ck_assert_int_eq(aflock_file_create(scene, name, "x", 1, NULL, tell, &last), AFLOCK_ENAMETOOLONG);
+        ck_assert_int_eq(aflock_file_update(scene, name, add_one, NULL, tell, &last), AFLOCK_ENAMETOOLONG);
+        ck_assert_int_eq(aflock_file_read(scene, name, NULL, tell, &last), AFLOCK_ENAMETOOLONG);
+        name[length] = 'x';
+    }
+    ck_assert_int_eq(count_entries(), before);
+    name[LONGEST] = '\0';
+    CALL(aflock_file_replace(scene, name, "x", 1, NULL, tell, &last));
+    ck_told(0, "");
+}
+END_TEST
+
+/* The same of the whole path, which is absolute inside: one byte more than there is room for beside it. */
+START_TEST(a_path_that_is_too_long)
+{
+    char folder[201], start[PATH_MAX], at[PATH_MAX];
+    ck_assert_ptr_nonnull(getcwd(start, sizeof start));
+    memset(folder, 'd', sizeof folder - 1);
+    folder[sizeof folder - 1] = '\0';
+    do {
+        ck_assert_int_eq(mkdir(folder, 0700), 0);
+        ck_assert_int_eq(chdir(folder), 0);
+        ck_assert_ptr_nonnull(getcwd(at, sizeof at));
+    } while (strlen(at) + 2 * sizeof folder < PATH_MAX);
+    const int before = count_entries();
+    const size_t longest = PATH_MAX - 1 - strlen("/.lock.tmp") - strlen(at);
+    for (size_t length = longest + 1; length <= longest + 4; length++) {
+        const size_t first = length / 2; /* two components, none of them too long */
+        char name[PATH_MAX];
+        memset(name, 'x', length);
+        name[first] = '/';
+        name[length] = '\0';
+        ck_assert_int_eq(aflock_file_append(scene, name, "x", 1, NULL, tell, &last), AFLOCK_ENAMETOOLONG);
+    }
+    ck_assert_int_eq(count_entries(), before);
+    ck_assert_int_eq(chdir(start), 0);
+}
+END_TEST
+
 START_TEST(arguments)
 {
     aflock_acquire_options a;
@@ -510,6 +590,7 @@ int main(void)
                                   reading_makes_no_directories,
                                   a_file_is_created_once,
                                   lines_are_appended,
+                                  many_lines_are_appended,
                                   a_file_is_updated,
                                   mode_and_owner_stay,
                                   what_is_too_large_is_refused,
@@ -522,12 +603,14 @@ int main(void)
                                   the_lock_is_held_meanwhile,
                                   locked_by_a_marker,
                                   the_context_is_freed,
+                                  a_name_that_is_too_long,
+                                  a_path_that_is_too_long,
                                   arguments};
     Suite *suite = suite_create("recipes: files");
     TCase *tcase = tcase_create("file");
     scene_folder(tcase);
     tcase_add_checked_fixture(tcase, begin, scene_end);
-    tcase_set_timeout(tcase, 30);
+    tcase_set_timeout(tcase, 60);
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
         tcase_add_test(tcase, tests[i]);
     suite_add_tcase(suite, tcase);

@@ -96,6 +96,8 @@ static void must_name(const char *key, size_t length, const char *expected)
 START_TEST(readable_names)
 {
     must_name("", 0, "%.lock");
+    must_name(NULL, 0, "%.lock");
+    must_name(NULL, 1, "");
     must_name("user-42_x.y", 11, "user-42_x.y.lock");
     must_name("user/42", 7, "user%2f42.lock");
     must_name("A", 1, "%41.lock");
@@ -367,7 +369,7 @@ int main(void)
     TCase *plain = tcase_create("names"), *tcase = tcase_create("keyed");
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         tcase_add_test(plain, names[i]);
-    tcase_set_timeout(plain, 30);
+    tcase_set_timeout(plain, 60);
     scene_folder(tcase);
     tcase_add_checked_fixture(tcase, scene_begin, end);
     tcase_set_timeout(tcase, 60);

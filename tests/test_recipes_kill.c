@@ -1,16 +1,16 @@
 /* aflock/file.h under kill -9: eight processes replace, update, create and append while a parent kills them in the
  * middle, and others read without any lock. Nobody ever sees a mixture, no line that was reported is lost or cut, and
  * the next call leaves nothing of the dead behind. */
-#include "support/folder.h"
+#include "support/fixture.h"
 
 #include <aflock/epoll.h>
 #include <aflock/file.h>
 #include <check.h>
 #include <dirent.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +31,6 @@ typedef struct board {
 } board;
 
 static board *shared;
-static char directory[PATH_MAX];
 
 static void complain(const char *what)
 {
@@ -147,7 +146,7 @@ static void work(unsigned worker)
             append_line(worker, &o);
         }
     }
-    _exit(aflock_ctx_free(ctx, AFLOCK_SECOND) == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
+    _exit(aflock_ctx_free(ctx, 30 * AFLOCK_SECOND) == 0 ? EXIT_SUCCESS : EXIT_FAILURE);
 }
 
 /* Without any lock: what the path names is whole, and never older than what was seen before. */
@@ -246,7 +245,7 @@ static void call_once_more(void)
     ck_assert(is_done(aflock_file_update(ctx, "data", next_number, NULL, on_done, &status)));
     ck_assert(is_done(aflock_file_read(ctx, "log", NULL, on_done, &status)));
     ck_assert(is_done(aflock_file_read(ctx, "once", NULL, on_done, &status)));
-    ck_assert_int_eq(aflock_ctx_free(ctx, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(ctx, 30 * AFLOCK_SECOND), 0);
 }
 
 START_TEST(killed_at_any_moment)
@@ -289,23 +288,12 @@ START_TEST(killed_at_any_moment)
 }
 END_TEST
 
-static void make_directory(void)
-{
-    ck_assert(folder_make(directory, NULL));
-    ck_assert_int_eq(chdir(directory), 0);
-}
-
-static void remove_directory(void)
-{
-    folder_remove(directory);
-}
-
 int main(void)
 {
     Suite *suite = suite_create("recipes: killed");
     TCase *tcase = tcase_create("killed");
     tcase_set_timeout(tcase, 60);
-    tcase_add_unchecked_fixture(tcase, make_directory, remove_directory);
+    tcase_add_unchecked_fixture(tcase, fixture_enter_folder, fixture_leave_folder);
     tcase_add_test(tcase, killed_at_any_moment);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);

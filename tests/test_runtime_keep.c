@@ -559,5 +559,5 @@ int main(void)
         abandoned_in_a_child,
         NULL,
     };
-    return fake_main_each("runtime: keep", each, IO_COUNT, 10);
+    return fake_main_each("runtime: keep", each, IO_COUNT, 60);
 }

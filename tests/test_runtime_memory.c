@@ -401,5 +401,5 @@ int main(void)
                                   the_nth_allocation_fails_whatever_is_asked,
                                   half_a_set_of_hooks_is_refused,
                                   NULL};
-    return fake_main_each("runtime: memory", tests, 1, 60);
+    return fake_main_each("runtime: memory", tests, 1, 400);
 }

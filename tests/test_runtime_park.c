@@ -737,5 +737,5 @@ int main(void)
                                   a_child_goes,
                                   a_child_of_one_who_waits,
                                   NULL};
-    return fake_main_each("runtime: park", tests, 3, 20);
+    return fake_main_each("runtime: park", tests, 3, 60);
 }

@@ -296,10 +296,14 @@ END_TEST
 
 static aflock_ctx *real;
 
+/* Whatever else is asked on a slow machine, as heartbeats are, is done. */
 static void serve(char letter, char reply)
 {
-    while (asked() != letter)
+    for (char other = asked(); other != letter; other = asked()) {
+        if (other)
+            ck_assert_int_eq(write(server_end, "k", 1), 1);
         ck_assert_int_eq(aflock_epoll_run_once(real, MS), 0);
+    }
     ck_assert_int_eq(write(server_end, &reply, 1), 1);
 }
 
@@ -321,16 +325,12 @@ START_TEST(the_same_on_the_epoll_adapter)
     ck_answered(a, 0);
     ck_assert_uint_eq(b.count, 0);
     ck_assert_int_eq(fake_release(lock, a.result.req, NULL), 0);
-    for (int i = 0; i < 2 && b.count == 0; i++) { /* handed on, or given up first */
-        char letter = '\0';
-        for (int j = 0; j < 1000 && !letter && b.count == 0; j++) {
-            ck_assert_int_eq(aflock_epoll_run_once(real, MS), 0);
-            letter = asked();
-        }
+    while (b.count == 0) { /* handed on, or given up first */
+        const char letter = asked();
         if (letter)
-            ck_assert_int_eq(write(server_end, letter == 'R' ? "k" : "w", 1), 1);
+            ck_assert_int_eq(write(server_end, letter == 'T' ? "w" : "k", 1), 1);
+        ck_assert_int_eq(aflock_epoll_run_once(real, MS), 0);
     }
-    run_for(&b);
     ck_answered(b, 0);
     ck_assert_int_eq(fake_release(lock, b.result.req, &c), 0);
     serve('R', 'k');

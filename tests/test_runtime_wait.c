@@ -664,6 +664,30 @@ START_TEST(who_does_not_poll_listens_again)
 }
 END_TEST
 
+/* The file has ended, and its watch with it. Nothing was lost: what is there then is listened to. */
+START_TEST(a_file_that_has_gone)
+{
+    start(true);
+    int foreign = fake_foreign(fake_path("f"));
+    aflock *lock = open_lock("f", AFLOCK_WAIT_NOTIFY, AFLOCK_FOREVER);
+    wait_for(lock, &a);
+    for (int i = 0; i < 3; i++) {
+        const unsigned adds = h.adds;
+        const int before = tries();
+        change(listening, AFLOCK_ON_GONE);
+        ck_assert_int_ge(tries(), before + 1);
+        ck_assert_uint_eq(h.listening_count, 1);
+        ck_assert_uint_eq(h.adds, adds + 1);
+        listening = h.listening[0];
+        check_mode(lock, AFLOCK_WAIT_NOTIFY, "asked for");
+    }
+    ck_assert_uint_eq(warnings, 0);
+    close(foreign);
+    ck_assert_int_eq(changes(1), 1);
+    end_all();
+}
+END_TEST
+
 /* An attempt that finds its file replaced lets go of it, and with the file its watch ends: the kernel says so while the
  * attempt is under way. Nothing was lost. */
 START_TEST(a_watch_that_ends_with_its_file)
@@ -720,6 +744,7 @@ int main(void)
                                   lost_changes,
                                   no_watch_is_to_be_had,
                                   who_does_not_poll_listens_again,
+                                  a_file_that_has_gone,
                                   a_watch_that_ends_with_its_file,
                                   NULL};
     return fake_main("runtime: wait", tests);

@@ -307,7 +307,7 @@ START_TEST(ourselves)
             rw_let_go(locks[1], a.result.req);
         ck_assert_int_eq(aflock_release(locks[0], req, NULL, NULL), 0);
     }
-    ck_assert_int_eq(aflock_ctx_free(other, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(other, 30 * AFLOCK_SECOND), 0);
 }
 END_TEST
 

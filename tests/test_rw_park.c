@@ -443,5 +443,5 @@ int main(void)
                                   a_file_that_is_replaced_is_got_at_once,
                                   the_context_does_not_wait_for_it,
                                   NULL};
-    return fake_main_each("rw: park", tests, 2, 20);
+    return fake_main_each("rw: park", tests, 2, 60);
 }

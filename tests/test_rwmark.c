@@ -135,6 +135,7 @@ int main(void)
 {
     Suite *suite = suite_create("rwmark");
     TCase *tcase = tcase_create("rwmark");
+    tcase_set_timeout(tcase, 60);
     tcase_add_test(tcase, what_is_one);
     tcase_add_test(tcase, what_is_none);
     tcase_add_test(tcase, cut_off_at_each_byte);

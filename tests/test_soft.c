@@ -836,9 +836,7 @@ START_TEST(the_context_goes)
             ck_assert_int_eq(aflock_epoll_run_once(ctx, AFLOCK_MILLISECOND), 0);
         ck_assert_int_ge(aflock_ctx_free(ctx, (uint64_t)grace * 5 * AFLOCK_SECOND), 0);
         ck_assert_int_eq(b.result.status, AFLOCK_ECLOSED);
-        for (int i = 0; i < 5000 && access("lock", F_OK) == 0; i++)
-            usleep(1000); /* a worker does it */
-        ck_assert_int_ne(access("lock", F_OK), 0);
+        scene_await(access("lock", F_OK) != 0); /* a worker does it */
         ck_assert_int_eq(access("other", F_OK), 0);
         ck_assert_int_eq(unlink("other"), 0);
         scene_holder_end(other);
@@ -957,9 +955,7 @@ START_TEST(we_wait_for_python)
     int status;
     aflock *lock = open_soft(_i);
     python(code, &other);
-    for (int i = 0; i < 20000 && access("lock", F_OK) != 0; i++)
-        usleep(1000);
-    ck_assert_int_eq(access("lock", F_OK), 0);
+    scene_await(access("lock", F_OK) == 0);
     wait_for(lock, &a);
     ck_assert_int_eq(a.count, 0);
     scene_write("go", "");

@@ -33,7 +33,7 @@ static int try_there(aflock *lock, aflock_mode mode, aflock_req *req)
 
 static void part(void)
 {
-    ck_assert_int_eq(aflock_ctx_free(other, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(other, 30 * AFLOCK_SECOND), 0);
 }
 
 /* ------------------------------------------------------------------------------------------------------ what is there
@@ -91,7 +91,7 @@ START_TEST(parents_are_made)
     aflock *lock;
     const aflock_options o = soft_rw_options(_i);
     ck_assert_int_eq(aflock_open(&lock, scene, "a/b/lock", &o), 0);
-    answer a = soft_rw_try(lock, WRITE, 5 * AFLOCK_SECOND);
+    answer a = soft_rw_try(lock, WRITE, 30 * AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, 0);
     ck_assert(is_there("a/b/lock.write"));
     must_release(lock, a.result.req);

@@ -84,9 +84,7 @@ START_TEST(a_claim_that_is_lost)
     const char *path = write_reader("f0.1", getpid(), ELSEWHERE);
     soft_rw_wait(lock, WRITE, &a);
     ck_assert_int_eq(unlink(WRITER), 0);
-    for (int i = 0; i < 1000 && !is_there(WRITER); i++)
-        run_turns(1);
-    ck_assert(is_there(WRITER));
+    scene_turn_until(is_there(WRITER));
     ck_assert_int_eq(unlink(path), 0);
     soft_rw_must_be_woken(lock, &a);
 }

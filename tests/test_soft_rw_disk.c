@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define READ AFLOCK_SHARED
@@ -55,7 +56,7 @@ START_TEST(at_the_writers_place)
     for (int n = 0; n < NODES; n++) {
         make_node((node)n, WRITER);
         make_older(WRITER, 1000);
-        answer a = soft_rw_try(lock, WRITE, 5 * AFLOCK_SECOND);
+        answer a = soft_rw_try(lock, WRITE, 30 * AFLOCK_SECOND);
         ck_assert_int_eq(a.result.status, statuses[n]);
         ck_assert_str_eq(a.step, "open");
         ck_assert_ptr_nonnull(strstr(a.detail, "lock.write: "));
@@ -85,6 +86,9 @@ START_TEST(at_a_readers_place)
 }
 END_TEST
 
+enum { NOBODY = 65534 };
+static int io_as_nobody;
+
 START_TEST(at_the_folders_place)
 {
     aflock *lock = soft_rw_open(_i);
@@ -96,7 +100,7 @@ START_TEST(at_the_folders_place)
         else
             make_node((node)n, READERS);
         for (int mode = WRITE; mode <= READ; mode++) {
-            answer a = soft_rw_try(lock, (aflock_mode)mode, 5 * AFLOCK_SECOND);
+            answer a = soft_rw_try(lock, (aflock_mode)mode, 30 * AFLOCK_SECOND);
             ck_assert_int_eq(a.result.status, AFLOCK_EPROTO);
             ck_assert_ptr_nonnull(strstr(a.detail, "lock.readers: it is no real directory"));
             ck_assert(!is_there(WRITER) && !is_there(STATE));
@@ -110,6 +114,40 @@ START_TEST(at_the_folders_place)
 }
 END_TEST
 
+/* Somebody else's folder is closed to us: we cannot know who reads, so we neither read nor write, and leave nothing. */
+static void try_as_nobody(void)
+{
+    ck_assert_int_eq(setresuid(NOBODY, NOBODY, NOBODY), 0);
+    aflock *lock = soft_rw_open(io_as_nobody);
+    for (int mode = WRITE; mode <= READ; mode++) {
+        answer a = soft_rw_try(lock, (aflock_mode)mode, 30 * AFLOCK_SECOND);
+        ck_assert_int_eq(a.result.status, AFLOCK_EACCES);
+        ck_assert_int_eq(a.result.sys_errno, EACCES);
+        ck_assert(!is_there(WRITER) && !is_there(STATE));
+    }
+}
+
+START_TEST(somebody_elses_folder)
+{
+    if (geteuid() != 0)
+        return; /* nobody else's can be made */
+    ck_assert_int_eq(chmod(".", 0777), 0);
+    soft_rw_must_get(soft_rw_open(_i), READ); /* makes the folder */
+    pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        scene = NULL;
+        scene_make_context();
+        io_as_nobody = _i;
+        try_as_nobody();
+        _exit(0);
+    }
+    int status;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert_int_eq(status, 0);
+}
+END_TEST
+
 START_TEST(at_the_state_locks_place)
 {
     static const int statuses[] = {AFLOCK_ELOOP, AFLOCK_ELOOP, AFLOCK_ENOTFILE, AFLOCK_EISDIR, AFLOCK_ENOTFILE};
@@ -117,7 +155,7 @@ START_TEST(at_the_state_locks_place)
     for (int n = 0; n < NODES; n++) {
         make_node((node)n, STATE);
         for (int mode = WRITE; mode <= READ; mode++) {
-            answer a = soft_rw_try(lock, (aflock_mode)mode, 5 * AFLOCK_SECOND);
+            answer a = soft_rw_try(lock, (aflock_mode)mode, 30 * AFLOCK_SECOND);
             ck_assert_int_eq(a.result.status, statuses[n]);
             ck_assert_ptr_nonnull(strstr(a.detail, "lock.state: "));
             ck_assert(!is_there(WRITER) && count_readers() == 0);
@@ -163,14 +201,14 @@ START_TEST(a_name_of_200_bytes)
     ck_assert_int_eq(aflock_open(&lock, scene, name, &o), AFLOCK_ENAMETOOLONG);
     name[200] = '\0';
     ck_assert_int_eq(aflock_open(&lock, scene, name, &o), 0);
-    answer a = soft_rw_try(lock, WRITE, 5 * AFLOCK_SECOND);
+    answer a = soft_rw_try(lock, WRITE, 30 * AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, 0);
     must_release(lock, a.result.req);
     char writer[400];
     snprintf(writer, sizeof writer, "%s.write", name);
     write_marker(writer, TOKEN, getpid(), ELSEWHERE); /* it can be put aside */
     make_older(writer, 100);
-    a = soft_rw_try(lock, WRITE, 5 * AFLOCK_SECOND);
+    a = soft_rw_try(lock, WRITE, 30 * AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, 0);
     must_release(lock, a.result.req);
     ck_assert_int_eq(scene_entries("."), 1);
@@ -288,6 +326,7 @@ int main(void)
     const TTest *const each[] = {at_the_writers_place,
                                  at_a_readers_place,
                                  at_the_folders_place,
+                                 somebody_elses_folder,
                                  at_the_state_locks_place,
                                  records_cut_off,
                                  a_name_of_200_bytes,

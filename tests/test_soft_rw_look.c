@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define READ AFLOCK_SHARED
@@ -38,6 +39,84 @@ START_TEST(it_is_inspected)
     ck_assert(s.holder.held && !s.holder.pending && s.holder.mode == WRITE);
     ck_assert_uint_eq(s.holder.count, 1);
     ck_assert_int_eq(aflock_break(lock, scene_answer, NULL), AFLOCK_ENOTSUP);
+}
+END_TEST
+
+/* A writer of this process who waits for readers asks for whom he waits. */
+START_TEST(who_waits_is_not_named_to_himself)
+{
+    answer a = {0};
+    aflock *lock = soft_rw_open(_i);
+    write_reader("f0.1", 4711, ELSEWHERE);
+    write_reader("f1.1", 4711, ELSEWHERE);
+    aflock_req req = soft_rw_wait(lock, WRITE, &a);
+    ck_assert(is_there(WRITER));
+    sight s = look(lock);
+    ck_assert(s.holder.held && !s.holder.pending && s.holder.mode == READ);
+    ck_assert_uint_eq(s.holder.count, 2);
+    ck_assert_int_eq(s.holder.pid, 4711);
+    ck_assert_str_eq(s.host, ELSEWHERE);
+    ck_assert_int_eq(unlink(READERS "/f0.1"), 0);
+    ck_assert_int_eq(unlink(READERS "/f1.1"), 0);
+    scene_run_until(&a.count, 1);
+    s = look(lock);
+    ck_assert(s.holder.held && s.holder.mode == WRITE && s.holder.here);
+    ck_assert_int_eq(s.holder.pid, getpid());
+    must_release(lock, req);
+}
+END_TEST
+
+/* Nobody reads or writes, and nobody can: who keeps everybody out is named; beside others it is only said. */
+START_TEST(the_state_lock_is_seen)
+{
+    aflock *lock = soft_rw_open(_i);
+    mark_without_token(STATE, 4711, ELSEWHERE);
+    sight s = look(lock);
+    ck_assert(s.holder.held && s.holder.blocked && !s.holder.pending && s.holder.count == 0);
+    ck_assert_int_eq(s.holder.pid, 4711);
+    ck_assert_str_eq(s.host, ELSEWHERE);
+    ck_assert_str_eq(s.token, "");
+    ck_assert(!s.holder.here && !s.holder.gone);
+    write_writer(4712, ELSEWHERE);
+    s = look(lock);
+    ck_assert(s.holder.held && s.holder.blocked && s.holder.count == 1);
+    ck_assert_int_eq(s.holder.pid, 4712);
+    ck_assert_int_eq(unlink(STATE), 0);
+    ck_assert(!look(lock).holder.blocked);
+    ck_assert_int_eq(unlink(WRITER), 0);
+    mark_without_token(STATE, dead_pid(), host_name());
+    s = look(lock);
+    ck_assert(s.holder.held && s.holder.blocked && s.holder.here && s.holder.gone);
+    scene_write(STATE, "junk");
+    s = look(lock);
+    ck_assert(s.holder.held && s.holder.blocked && s.holder.pid == 0);
+    ck_assert_int_eq(unlink(STATE), 0);
+    ck_assert(!look(lock).holder.held);
+}
+END_TEST
+
+/* What is no file is a lock of nobody, but in the way. */
+START_TEST(what_is_no_file_holds_nothing)
+{
+    static const char *const PLACES[] = {WRITER, STATE};
+    aflock *lock = soft_rw_open(_i);
+    for (size_t i = 0; i < sizeof PLACES / sizeof PLACES[0]; i++) {
+        ck_assert_int_eq(mkdir(PLACES[i], 0700), 0);
+        sight s = look_in_vain(lock, AFLOCK_EISDIR);
+        ck_assert(!s.holder.held && !s.holder.blocked);
+        write_reader("f0.1", 4711, ELSEWHERE);
+        s = look_in_vain(lock, AFLOCK_EISDIR);
+        ck_assert(s.holder.held && !s.holder.blocked && !s.holder.pending && s.holder.pid == 4711);
+        ck_assert_int_eq(unlink(READERS "/f0.1"), 0);
+        ck_assert_int_eq(rmdir(PLACES[i]), 0);
+        ck_assert_int_eq(symlink("nowhere", PLACES[i]), 0);
+        look_in_vain(lock, AFLOCK_ELOOP);
+        ck_assert_int_eq(unlink(PLACES[i]), 0);
+        ck_assert_int_eq(mkfifo(PLACES[i], 0600), 0);
+        look_in_vain(lock, AFLOCK_ENOTFILE);
+        ck_assert_int_eq(unlink(PLACES[i]), 0);
+    }
+    ck_assert(!look(lock).holder.held);
 }
 END_TEST
 
@@ -142,6 +221,12 @@ END_TEST
 int main(void)
 {
     const TTest *const once[] = {what_is_refused, NULL};
-    const TTest *const each[] = {it_is_inspected, it_is_verified, nothing_sleeps_on_the_loops_thread, NULL};
+    const TTest *const each[] = {it_is_inspected,
+                                 who_waits_is_not_named_to_himself,
+                                 what_is_no_file_holds_nothing,
+                                 the_state_lock_is_seen,
+                                 it_is_verified,
+                                 nothing_sleeps_on_the_loops_thread,
+                                 NULL};
     return scene_main("soft rw look", once, each);
 }

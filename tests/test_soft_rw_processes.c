@@ -126,6 +126,7 @@ static int kill_at_each_call(aflock *lock, const death *way)
 
 START_TEST(killed_at_any_call)
 {
+    stop_clocks(AFLOCK_SECOND, 0); /* we do not lose ours, however slow it is */
     aflock *lock = open_short(AFLOCK_IO_INLINE, 300 * AFLOCK_MILLISECOND);
     for (size_t i = 0; i < sizeof DEATHS / sizeof DEATHS[0]; i++)
         ck_assert_int_gt(kill_at_each_call(lock, &DEATHS[i]), 20);
@@ -255,7 +256,7 @@ START_TEST(they_contend)
 END_TEST
 
 /* Who is killed before he has written his marker leaves one that stays for as long as it is fresh: it is made old here.
- * One that is about to be written becomes fresh by that. */
+ * One that is about to be written becomes fresh by that, and none may be written between the look and the ageing. */
 static void age_unwritten(int dir, const char *name)
 {
     const struct timespec then[2] = {{.tv_sec = 1}, {.tv_sec = 1}};
@@ -264,14 +265,24 @@ static void age_unwritten(int dir, const char *name)
         (void)utimensat(dir, name, then, AT_SYMLINK_NOFOLLOW);
 }
 
-static void age_all_unwritten(void)
+static void stop_or_continue(const pid_t pids[RIVALS], int dead, int number)
 {
+    for (int i = 0; i < RIVALS; i++)
+        ck_assert(i == dead || kill(pids[i], number) == 0);
+    for (int i = 0; i < RIVALS && number == SIGSTOP; i++)
+        ck_assert(i == dead || waitpid(pids[i], NULL, WUNTRACED) == pids[i]);
+}
+
+static void age_all_unwritten(const pid_t pids[RIVALS], int dead)
+{
+    stop_or_continue(pids, dead, SIGSTOP);
     DIR *d = opendir(READERS);
     ck_assert_ptr_nonnull(d);
     for (const struct dirent *e; (e = readdir(d)) != NULL;)
         age_unwritten(dirfd(d), e->d_name);
     closedir(d);
     age_unwritten(AT_FDCWD, WRITER);
+    stop_or_continue(pids, dead, SIGCONT);
 }
 
 START_TEST(holders_are_killed)
@@ -292,7 +303,7 @@ START_TEST(holders_are_killed)
         ck_assert_int_eq(kill(pids[victim], SIGKILL), 0);
         held += atomic_load(&all->rivals[victim].holds) != 0;
         ck_assert_int_eq(waitpid(pids[victim], NULL, 0), pids[victim]);
-        age_all_unwritten();
+        age_all_unwritten(pids, victim);
         pids[victim] = rival_begins(victim, 3);
         if (i % 10 == 9)
             await_turns(1);
@@ -314,6 +325,23 @@ START_TEST(a_writer_among_readers)
     await_turns(TURNS);
     end(pids);
     ck_assert_int_ge(atomic_load(&all->rivals[0].writes), TURNS);
+}
+END_TEST
+
+/* One turn of a hundred is a writer's, whoever's: he gets it among those who read. */
+START_TEST(few_writers_among_many_readers)
+{
+    pid_t pids[RIVALS];
+    const time_t over = time(NULL) + PATIENCE_S;
+    all = share(sizeof *all);
+    for (int i = 0; i < RIVALS; i++)
+        pids[i] = rival_begins(i, 100);
+    for (int i = 0; i < RIVALS; i++)
+        while (atomic_load(&all->rivals[i].writes) == 0) {
+            ck_assert_msg(time(NULL) < over, "%d waits for ever", i);
+            usleep(1000);
+        }
+    end(pids);
 }
 END_TEST
 
@@ -373,8 +401,7 @@ START_TEST(a_writer_beside_readers_who_join)
     ck_assert_int_ge(pid, 0);
     if (pid == 0)
         read_for_ever();
-    for (int i = 0; i < 5000 && count_readers() == 0; i++)
-        usleep(1000);
+    scene_await(count_readers() > 0);
     aflock *lock = soft_rw_open(AFLOCK_IO_AUTO);
     for (int i = 0; i < 5; i++) {
         answer a = soft_rw_try(lock, WRITE, 20 * AFLOCK_SECOND);
@@ -421,6 +448,7 @@ int main(void)
                                  they_contend,
                                  holders_are_killed,
                                  a_writer_among_readers,
+                                 few_writers_among_many_readers,
                                  a_writer_beside_readers_who_join,
                                  NULL};
     const TTest *const each[] = {a_child_abandons, NULL};

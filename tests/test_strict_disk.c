@@ -77,7 +77,7 @@ static void must_be_left(aflock *lock, const char *path)
 static void must_be_named(aflock *lock, const char *file, const char *reason)
 {
     char expected[PATH_MAX + 300];
-    answer a = strict_try(lock, 5 * AFLOCK_SECOND);
+    answer a = strict_try(lock, 30 * AFLOCK_SECOND);
     ck_assert_msg(a.result.status == AFLOCK_EPROTO, "%s %s", aflock_error_name(a.result.status), a.detail);
     ck_assert_str_ne(a.step, "");
     snprintf(expected, sizeof expected, "%s/%s: %s", scene_directory, file, reason);
@@ -387,6 +387,38 @@ START_TEST(it_is_read_again_for_a_while)
 }
 END_TEST
 
+static atomic_int reads_that_fail;
+
+static int fail_to_read(seam_call call, int fd, const char *path)
+{
+    char link[32], target[PATH_MAX];
+    (void)path;
+    if (call != SEAM_READ || atomic_load(&reads_that_fail) <= 0)
+        return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, target, sizeof target - 1);
+    target[length > 0 ? length : 0] = '\0';
+    return strstr(target, HIGH) && atomic_fetch_sub(&reads_that_fail, 1) > 0 ? ENOENT : 0;
+}
+
+/* As where another mount of a file system has removed it in between. */
+START_TEST(what_goes_while_it_is_read)
+{
+    answer a = {0};
+    aflock *lock = strict_open(_i);
+    strict_claim("held", HIGH, 7, "elsewhere");
+    reads_that_fail = 3;
+    seam_judge_by(fail_to_read, NULL);
+    strict_wait_for(lock, &a);
+    while (atomic_load(&reads_that_fail) > 0)
+        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
+    seam_judge_by(NULL, NULL);
+    ck_assert_int_eq(a.count, 0);
+    strict_unclaim("held", HIGH);
+    strict_must_be_woken(lock, &a);
+}
+END_TEST
+
 START_TEST(in_the_end_it_is_an_error)
 {
     char path[PATH_MAX];
@@ -412,7 +444,7 @@ START_TEST(in_the_end_a_stale_one_is_gone)
     aflock *lock = strict_open(_i);
     strict_claim("held", HIGH, 7, "elsewhere");
     make_fail(SEAM_OPEN, HIGH, ESTALE, 1000000);
-    answer a = strict_try(lock, 5 * AFLOCK_SECOND);
+    answer a = strict_try(lock, 30 * AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, 0);
     make_fail(SEAM_CALLS, "", 0, 0);
     strict_release(lock, a.result.req);
@@ -454,7 +486,7 @@ static void make_older(const char *path, int seconds)
 
 static void hold_and_release(aflock *lock)
 {
-    answer a = strict_try(lock, 5 * AFLOCK_SECOND);
+    answer a = strict_try(lock, 30 * AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, 0);
     strict_release(lock, a.result.req);
 }
@@ -525,6 +557,7 @@ int main(void)
                                  what_is_wrong_in_between,
                                  everybody_is_told,
                                  it_is_read_again_for_a_while,
+                                 what_goes_while_it_is_read,
                                  in_the_end_it_is_an_error,
                                  in_the_end_a_stale_one_is_gone,
                                  we_lack_descriptors,

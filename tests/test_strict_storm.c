@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { RIVALS = 6, TURNS = 40, KILLS = 60, PATIENCE_S = 40 };
+enum { RIVALS = 6, TURNS = 40, KILLS = 60, PATIENCE_S = 100 };
 
 typedef struct shared {
     _Atomic pid_t holder;
@@ -183,5 +183,5 @@ END_TEST
 int main(void)
 {
     const TTest *const once[] = {they_contend, holders_are_killed, NULL};
-    return scene_main("strict storm", once, NULL);
+    return scene_main_within(2 * PATIENCE_S, "strict storm", once, NULL);
 }

@@ -146,7 +146,7 @@ int main(void)
     TCase *tcase = tcase_create("the kernel");
     for (size_t i = 0; i < sizeof tests / sizeof tests[0]; i++)
         tcase_add_test(tcase, tests[i]);
-    tcase_set_timeout(tcase, 30);
+    tcase_set_timeout(tcase, 60);
     suite_add_tcase(suite, tcase);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

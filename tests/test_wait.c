@@ -351,14 +351,13 @@ START_TEST(by_one_another)
     o.keep_open = 1;
     ck_assert_int_eq(aflock_open(&locks[0], scene, "lock", &o), 0);
     ck_assert_int_eq(aflock_open(&locks[1], second, "lock", &o), 0);
-    time_t end = time(NULL) + 10;
+    time_t limit = scene_limit();
     for (int i = 0; i < 2; i++)
         ck_assert_int_eq(aflock_acquire(locks[i], NULL, scene_answer, &a[i], NULL), 0);
     scene_expect(2 * TURNS);
     for (int left = 2 * TURNS, seen[2] = {0, 0}; left > 0;) {
-        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_MILLISECOND), 0);
+        scene_turn(limit, "both get their turns");
         ck_assert_int_eq(aflock_epoll_run_once(second, AFLOCK_MILLISECOND), 0);
-        ck_assert_msg(time(NULL) < end, "nothing came");
         for (int i = 0; i < 2; i++) {
             if (a[i].count == seen[i])
                 continue;
@@ -370,7 +369,7 @@ START_TEST(by_one_another)
             ck_assert_int_eq(aflock_release(locks[i], a[i].result.req, NULL, NULL), 0);
         }
     }
-    ck_assert_int_eq(aflock_ctx_free(second, 5 * AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(second, 30 * AFLOCK_SECOND), 0);
 }
 END_TEST
 
@@ -747,7 +746,8 @@ START_TEST(a_storm_of_changes)
     scene_run_until(&a.count, 1);
     uint64_t milliseconds = (clock_now() - began) / AFLOCK_MILLISECOND + 1;
     ck_assert_uint_lt(a.result.attempts, AT_ONCE * TRIES_A_CHANGE + TRIES_A_MILLISECOND * milliseconds);
-    ck_assert_uint_lt(2 * a.result.attempts, weather->changes);
+    if (weather->changes > 4 * TRIES_A_MILLISECOND * milliseconds) /* else he did not get many turns himself */
+        ck_assert_uint_lt(2 * a.result.attempts, weather->changes);
     must_get(lock, &a);
     finish(&other);
     ck_assert_int_eq(munmap(weather, sizeof *weather), 0);
@@ -802,14 +802,34 @@ static aflock *open_parking(aflock_ctx *ctx, const char *path, aflock_io io)
     return lock;
 }
 
-static void park(aflock *lock, answer *a, uint64_t timeout)
+static void ask_for(aflock *lock, answer *a, uint64_t timeout)
 {
     aflock_acquire_options o = scene_options(0, 0);
     o.timeout = timeout;
     ck_assert_int_eq(aflock_acquire(lock, &o, scene_answer, a, NULL), 0);
     scene_expect(1);
+}
+
+static void park(aflock *lock, answer *a)
+{
+    ask_for(lock, a, AFLOCK_FOREVER);
     await_in_the_kernel("lock", 1);
     ck_assert_int_eq(aflock_wait_mode(lock, NULL), AFLOCK_WAIT_PARK);
+}
+
+/* The same for a while, which is longer where a thread gets its turn late. */
+static void park_until_timed_out(aflock *lock, answer *a)
+{
+    bool parked = false;
+    for (uint64_t timeout = 300 * AFLOCK_MILLISECOND; !parked; timeout *= 2) {
+        *a = (answer){0};
+        ask_for(lock, a, timeout);
+        while (a->count == 0) {
+            parked = parked || in_the_kernel("lock") == 1;
+            ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_MILLISECOND), 0);
+        }
+        ck_assert_int_eq(a->result.status, AFLOCK_ETIMEDOUT);
+    }
 }
 
 START_TEST(by_an_unlock_that_nobody_can_listen_to)
@@ -817,7 +837,7 @@ START_TEST(by_an_unlock_that_nobody_can_listen_to)
     answer a = {0};
     party other = start(only_unlock);
     aflock *lock = open_parking(scene, "lock", scene_io(_i));
-    park(lock, &a, AFLOCK_FOREVER);
+    park(lock, &a);
     tell(&other);
     must_get(lock, &a);
     finish(&other);
@@ -830,7 +850,7 @@ START_TEST(a_parked_wait_for_a_file_that_goes)
     answer a = {0};
     party other = start(only_unlock);
     aflock *lock = open_parking(scene, "lock", scene_io(_i));
-    park(lock, &a, AFLOCK_FOREVER);
+    park(lock, &a);
     if (_i == 0) {
         ck_assert_int_eq(unlink("lock"), 0);
     } else {
@@ -851,11 +871,9 @@ START_TEST(a_parked_wait_that_timed_out)
     answer a = {0};
     party other = start(only_unlock);
     aflock *lock = open_parking(scene, "lock", scene_io(_i));
-    park(lock, &a, 300 * AFLOCK_MILLISECOND);
-    scene_run_until(&a.count, 1);
-    ck_assert_int_eq(a.result.status, AFLOCK_ETIMEDOUT);
+    park_until_timed_out(lock, &a);
     ck_assert(!aflock_epoll_alive(scene));
-    ck_assert_int_eq(in_the_kernel("lock"), 1);
+    await_in_the_kernel("lock", 1);
     if (_i == 0) {
         ck_assert_int_eq(aflock_ctx_free(scene, AFLOCK_FOREVER), 0); /* does not wait for it either */
         scene = NULL;

@@ -35,6 +35,7 @@ struct afl_inode {
     struct afl_inode *next_changed; /* to be reported after it */
     struct afl_inode *next_unused;  /* to be looked at after it */
     bool unused;                    /* nobody listened any more, a moment ago */
+    bool gone;                      /* the file has ended, and the watch with it */
 };
 
 /* What makes a waiter look again, and who may be one to those who hold it. Markers are never watched for being closed:
@@ -216,7 +217,7 @@ static void tell(struct afl_listener *listener, aflock_ctx *ctx, const struct af
         const struct afl_listening *listening = listener->cursor;
         listener->cursor = listening->next;
         if (events & IN_IGNORED)
-            aflock_host_changed(ctx, listening->notify, AFLOCK_ON_LOST, NULL);
+            aflock_host_changed(ctx, listening->notify, inode->gone ? AFLOCK_ON_GONE : AFLOCK_ON_LOST, NULL);
         else if (concerns(listening->notify, events, name))
             aflock_host_changed(ctx, listening->notify, listening->notify->what, name);
     }
@@ -249,6 +250,8 @@ static void take(struct afl_listener *listener, aflock_ctx *ctx, const struct in
     struct afl_inode *inode = find_inode(listener, event->wd);
     if (inode == NULL)
         return; /* of a watch that was ended since */
+    if (event->mask & IN_DELETE_SELF)
+        inode->gone = true;
     if (event->mask & IN_IGNORED)
         lose_inode(listener, inode);
     if (event->len > 0)

@@ -4,9 +4,10 @@
  * and judged. To break it is to rename it to a name of our own, to look whether that was the one that was judged, and
  * then to unlink it; whoever breaks does not take the lock in the same attempt.
  *
- * Of two who judge the same marker the second must not take away what somebody has made since the first broke it. So
- * whoever breaks has the judged file flocked meanwhile, and looks once more whether the path still names it. That
- * settles it among us, where the file system has such locks; the peer has only the look at what was renamed.
+ * Of two who take the same marker away, be it that they break it or that one of them holds it, the second must not take
+ * what somebody has made since. So each has the file flocked meanwhile, and looks once more whether the path still
+ * names it. That settles it among us, where the file system has such locks; the peer has only the look at what was
+ * renamed.
  *
  * While waiting, the descriptor by which the marker was read is kept, to listen to it, and one of the holder's process,
  * if it is on this host. Reading closes nothing that others listen to: they do not listen for closes here. And our own
@@ -24,6 +25,7 @@
 #include <sys/file.h>
 
 #define MALFORMED_AGE (2 * AFLOCK_SECOND)
+#define BUSY_AT_MOST (2 * AFLOCK_SECOND)
 #define LOOK_AGAIN (50 * AFLOCK_MILLISECOND) /* at a holder that has ended and still has a process id */
 
 static afl_existence *state_of(const afl_work *w)
@@ -410,38 +412,89 @@ static bool has_gone(int error)
     return error == ENOENT || error == ENOTDIR || error == ESTALE;
 }
 
-/* Takes our marker away, if it is still there. It is closed before, while it has its name: to the kernel a file that
- * was made without one and has none any more ends with that descriptor, and with it end the watches of all who listen
- * to it; and NFS gives what is unlinked while it is open another name. So it is looked at twice: as long as it is open
- * its number is its own, and right before the unlink, as who is stopped in between may have lost it. 0, or errno: then
- * it is held, and open again if it can be. `closing`: what the close has told. */
-static int take_away(afl_work *w, int *closing)
+/* What the path names may be another one's by now. 0, or errno: then it is not known. */
+static int look(const afl_work *w, struct stat *there, bool *ours)
 {
-    struct stat open, there;
-    bool same = false;
-    int error = afl_stat(w->sys, w->path, &open, false) == 0 ? 0 : errno;
-    if (error && !has_gone(error))
+    *ours = false;
+    if (afl_stat(w->sys, w->path, there, false) != 0)
+        return has_gone(errno) ? 0 : errno;
+    *ours = is(there, w);
+    return 0;
+}
+
+static int unlink_it(const afl_work *w)
+{
+    return afl_unlink(w->sys, w->path) == 0 || errno == ENOENT ? 0 : errno;
+}
+
+/* Whoever breaks a marker has it flocked, and so have we: between the look and the unlink nobody of ours takes it away,
+ * so that the path cannot name the next one's by then. Somebody who has stopped meanwhile, or locks it for another
+ * reason, is waited for, but not for ever: then there is only the look, as in the peer. 0, or errno: it is held. */
+static int take_away_open(afl_work *w, bool now, bool *later, int *closing)
+{
+    afl_existence *s = state_of(w);
+    struct stat there;
+    bool ours;
+    const bool guarded = w->sys->flock(w->fd, LOCK_EX | LOCK_NB) == 0, busy = !guarded && errno == EWOULDBLOCK;
+    int error = look(w, &there, &ours);
+    if (ours && busy && !now) {
+        const uint64_t clock = w->sys->boottime();
+        if (!s->busy_since)
+            s->busy_since = clock;
+        *later = clock - s->busy_since < BUSY_AT_MOST;
+    }
+    if (*later)
+        return 0;
+    s->busy_since = 0;
+    if (ours)
+        error = unlink_it(w);
+    if (!error)
+        *closing = drop(w);
+    else if (guarded && w->sys->flock(w->fd, LOCK_UN) != 0 && errno == EBADF)
+        w->fd = -1; /* somebody has closed it */
+    return error;
+}
+
+/* NFS gives what is unlinked while it is open another name, so it is closed before. It is looked at twice: as long as
+ * it is open its number is its own, and right before the unlink, as who is stopped in between may have lost it. 0, or
+ * errno: then it is held, and open again if it can be. */
+static int take_away_closed(afl_work *w, int *closing)
+{
+    struct stat there;
+    bool ours;
+    int error = look(w, &there, &ours);
+    if (error)
         return error;
     *closing = drop(w);
-    if (error || !is(&open, w))
-        return 0; /* another one's by now */
-    if (afl_stat(w->sys, w->path, &there, false) != 0)
-        error = has_gone(errno) ? 0 : errno;
-    else
-        same = w->local ? is_still(&there, &open) : is(&there, w); /* a server may change its mind about times */
-    if (same && afl_unlink(w->sys, w->path) != 0)
-        error = errno == ENOENT ? 0 : errno;
+    if (ours)
+        error = look(w, &there, &ours);
+    if (ours)
+        error = unlink_it(w);
     if (error)
         w->fd = afl_marker_open(w);
     return error;
 }
 
+/* Takes our marker away, if it is still there. `closing`: what the close has told. 0, or errno: then it is held, and so
+ * it is if it has to be tried again `later`: never `now`. */
+static int take_away(afl_work *w, bool now, bool *later, int *closing)
+{
+    *later = false;
+    *closing = 0;
+    return w->local && w->fd >= 0 ? take_away_open(w, now, later, closing) : take_away_closed(w, closing);
+}
+
 static void give_up(afl_work *w)
 {
-    int closing = 0;
-    const int error = take_away(w, &closing);
+    int closing;
+    bool later;
+    const int error = take_away(w, false, &later, &closing);
     if (error) {
         afl_work_fail(w, AFL_GRIP_HELD, "unlink", error);
+        return;
+    }
+    if (later) {
+        afl_work_contended(w, AFL_GRIP_HELD);
         return;
     }
     state_of(w)->held = false;
@@ -474,8 +527,9 @@ void afl_existence_run(afl_work *w, const afl_existence_kind *kind)
 void afl_existence_reconcile(afl_work *w)
 {
     int closing;
+    bool later;
     if (state_of(w)->held)
-        take_away(w, &closing);
+        take_away(w, true, &later, &closing);
     state_of(w)->held = false;
     drop_spare(w);
     forget_holder(w);

@@ -20,6 +20,7 @@ typedef struct afl_existence {
     uint32_t spare_mode; /* afl_work.file_mode */
     char spare_token[33];
     afl_marker_way way;
+    uint64_t busy_since; /* boot time: our marker could not be taken away, as somebody has it flocked; 0: it could */
     struct timespec changed;
     off_t length; /* of the file; `size` bytes of it were read */
     size_t size;

@@ -305,7 +305,8 @@ static void dismiss(afl_seen *seen, const char *reason, int error)
 {
     seen->reason = reason;
     seen->error = error;
-    seen->unread = error == ESTALE || error == EACCES || error == EPERM;
+    /* ENOENT of a file that is open: another mount has removed it, and the file system has no other word for that. */
+    seen->unread = error == ESTALE || error == ENOENT || error == EACCES || error == EPERM;
 }
 
 /* False: it has just gone. */

@@ -4,7 +4,8 @@
  * One attempt: open (creating the file and its parents if asked), lock without waiting, and check that the path still
  * names the locked inode, because a peer may have unlinked it between the two. A contended descriptor is kept for the
  * next attempt: closing it would wake everybody who listens for the holder's close. Contents and mode are touched only
- * once the lock is held, nothing is ever unlinked, and a caller's own descriptor is only locked and unlocked.
+ * once the lock is held, nothing but a temporary file is ever unlinked, and a caller's own descriptor is only locked
+ * and unlocked.
  */
 #include "locks/kernel.h"
 #include "locks/marker.h"
@@ -58,6 +59,8 @@ static int open_flags(const afl_work *w)
 {
     int flags = w->flags & AFLOCK_READ_ONLY ? O_RDONLY : O_RDWR;
     flags |= O_NONBLOCK | O_NOCTTY; /* a FIFO must not block the open; regular files ignore it */
+    if (w->flags & AFLOCK_APPEND)
+        flags |= O_APPEND;
     if (!(w->flags & AFLOCK_FOLLOW))
         flags |= O_NOFOLLOW;
     if (!(w->flags & AFLOCK_INHERIT))
@@ -174,12 +177,34 @@ static check_result check_file(afl_work *w)
     return there.st_ino == w->ino && there.st_dev == w->dev ? SAME : REPLACED;
 }
 
-/* Gives up a lock that is of no use, keeping the outcome and noting what went wrong with it. */
-static void undo(afl_work *w)
+/* A temporary file goes while it is locked, and by nobody else: who locks it later finds that the path names it no
+ * more, and who shares it removes it when it is the last. True: it is to be given up, whatever unlocking says, as it
+ * keeps nobody out any more. */
+static bool remove_file(afl_work *w, int *error)
 {
-    int error = w->fd >= 0 ? unlock(w) : 0;
+    *error = 0;
+    if (!w->protocol->temporary || !w->identified)
+        return false;
+    *error = lock(w, AFLOCK_EXCLUSIVE, false);
+    if (!*error) {
+        *error = afl_marker_unlink(w->sys, w->path, w->dev, w->ino);
+        return !*error;
+    }
+    if (*error == EWOULDBLOCK)
+        *error = 0;
+    return false;
+}
+
+/* Gives up a lock that is of no use, keeping the outcome and noting what went wrong with it. */
+void afl_kernel_undo(afl_work *w)
+{
+    int removing = 0, error = 0;
+    if (w->fd >= 0) {
+        remove_file(w, &removing);
+        error = unlock(w);
+    }
     int closing = drop(w);
-    w->outcome.cleanup_errno = error ? error : closing;
+    w->outcome.cleanup_errno = removing ? removing : error ? error : closing;
 }
 
 /* Nothing that was taken stays, also where a forked child has the descriptor, too. */
@@ -275,7 +300,7 @@ static void try_path(afl_work *w)
         const bool took = !error || w->claimed != claimed;
         if (w->park && took && !w->renewed && !afl_work_claim(w)) {
             afl_work_contended(w, AFL_GRIP_NONE);
-            undo(w);
+            afl_kernel_undo(w);
             return;
         }
         if (error == ESTALE && kept) { /* a server has forgotten it: the path may name another one */
@@ -299,7 +324,7 @@ static void try_path(afl_work *w)
         else if (result == SAME)
             afl_work_won(w);
         else if (result == BROKEN)
-            undo(w);
+            afl_kernel_undo(w);
         if (result != REPLACED) {
             w->outcome.renewed = had_one && w->renewed;
             w->lost_one = had_one && w->not_inline;
@@ -339,7 +364,7 @@ static bool convert_to_shared(afl_work *w)
         return false;
     }
     afl_work_fail(w, AFL_GRIP_NONE, lock_step(w), error);
-    undo(w);
+    afl_kernel_undo(w);
     if (!w->path && w->outcome.cleanup_errno)
         w->outcome.grip = AFL_GRIP_HELD; /* a caller's descriptor is not closed: unlocking is tried again */
     return false;
@@ -385,13 +410,17 @@ static bool truncate_file(afl_work *w)
     return false;
 }
 
-/* Mode, truncation, on_acquired. False: the outcome is there. */
+/* Mode, truncation, offset, on_acquired. False: the outcome is there. */
 static bool serve_wishes(afl_work *w)
 {
     if (w->path && w->file_mode != AFLOCK_MODE_DEFAULT && !set_mode(w))
         return false;
     if (w->path && w->flags & AFLOCK_TRUNCATE && !truncate_file(w))
         return false;
+    if (w->path && w->flags & AFLOCK_REWIND && !w->joins && w->sys->rewind(w->fd) != 0) {
+        afl_work_fail(w, AFL_GRIP_HELD, "lseek", errno);
+        return false;
+    }
     int refused = w->on_acquired ? w->on_acquired(w->fd, w->on_acquired_user) : 0;
     if (refused) {
         afl_work_fail(w, AFL_GRIP_HELD, "on_acquired", refused);
@@ -445,22 +474,26 @@ static void withdraw(afl_work *w)
 
 static void give_up(afl_work *w)
 {
+    int removing;
+    if (w->inline_only && w->protocol->temporary) {
+        w->not_inline = true;
+        return;
+    }
+    const bool removed = remove_file(w, &removing);
     int error = unlock(w);
-    if (error && error != EBADF) {
+    if (error && error != EBADF && !removed) {
         afl_work_fail(w, AFL_GRIP_HELD, "unlock", error);
         return;
     }
-    w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE};
-    if (error) {
-        w->outcome.cleanup_errno = error;
+    w->outcome = (afl_outcome){.answer = AFL_WON, .grip = AFL_GRIP_NONE, .cleanup_errno = removing ? removing : error};
+    if (w->fd < 0)
         return;
-    }
     if (leave_open(w)) {
         w->outcome.grip = AFL_GRIP_KEPT;
         return;
     }
     error = drop(w);
-    if (w->flags & AFLOCK_REPORT_CLOSE)
+    if (w->flags & AFLOCK_REPORT_CLOSE && !w->outcome.cleanup_errno)
         w->outcome.cleanup_errno = error;
 }
 
@@ -487,7 +520,10 @@ void afl_kernel_run(afl_work *w)
 
 void afl_kernel_reconcile(afl_work *w)
 {
+    int removing;
     if (w->fd >= 0 && w->path) {
+        if (w->outcome.grip == AFL_GRIP_HELD)
+            remove_file(w, &removing);
         unlock(w);
         drop(w);
     }

@@ -43,11 +43,14 @@ struct afl_kernel_kind {
  * when interrupted, which also happens without waiting. 0, EWOULDBLOCK: contended, errno. */
 int afl_lock_range(const afl_work *w, short type, off_t start, off_t length, bool wait);
 
+extern const afl_kernel_kind afl_kernel_flock;
+
 bool afl_is_rw(const afl_lock_entry *e); /* does it lie among the bytes of `rw`? */
 
 void afl_kernel_run(afl_work *w);
 void afl_kernel_reconcile(afl_work *w);
 void afl_kernel_abandon(afl_work *w);
+void afl_kernel_undo(afl_work *w); /* gives up a lock that is of no use; the outcome stays */
 void afl_kernel_inspect(afl_query *q);
 void afl_kernel_waiters(afl_query *q);
 

@@ -7,7 +7,10 @@ uint32_t afl_needs(uint32_t flags)
 {
     return (flags & AFLOCK_READ_ONLY ? 0u : AFL_NEED_WRITE) | (flags & AFLOCK_FOLLOW ? 0u : AFL_NEED_NOFOLLOW) |
            (flags & AFLOCK_INHERIT ? AFL_NEED_INHERIT : AFL_NEED_CLOEXEC) |
-           (flags & AFLOCK_DIRECTORY ? 0u : AFL_NEED_FILE);
+           (flags & AFLOCK_DIRECTORY ? 0u : AFL_NEED_FILE) |
+           (flags & AFLOCK_READ_ONLY ? 0u
+            : flags & AFLOCK_APPEND  ? AFL_NEED_APPEND
+                                     : AFL_NEED_PLACE);
 }
 
 void afl_work_won(afl_work *w)

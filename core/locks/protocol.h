@@ -26,7 +26,9 @@ enum {
     AFL_NEED_NOFOLLOW = 2, /* was not reached through a symbolic link */
     AFL_NEED_CLOEXEC = 4,
     AFL_NEED_INHERIT = 8,
-    AFL_NEED_FILE = 16 /* not a directory */
+    AFL_NEED_FILE = 16,   /* not a directory */
+    AFL_NEED_APPEND = 32, /* writes at the end, */
+    AFL_NEED_PLACE = 64   /* ... or where the offset is */
 };
 
 typedef struct afl_protocol {
@@ -37,8 +39,10 @@ typedef struct afl_protocol {
                      is done  about it may sleep */
     bool lasting; /* a marker that is broken neither by age nor by the death of its holder */
     bool guest;   /* a marker where other locks were meant to be: what is no marker is never taken away */
-    bool database; /* the file is SQLite's: links are followed, only its lock bytes are touched, and it is never the
-                      caller's descriptor */
+    bool temporary; /* the file is removed with the lock */
+    bool database;  /* the file is SQLite's: links are followed, only its lock bytes are touched, and it is never the
+                       caller's descriptor */
+    const char *suffix;                  /* of the file's name beside the path's; or NULL */
     const struct afl_protocol *falls_to; /* spoken instead once afl_work.falls says so; or NULL */
     unsigned notify;                     /* what a notifier listens for while waiting (AFLOCK_ON_...); 0: always poll */
     const char *notify_prefix;           /* of the entries of a directory that count; NULL: all do */
@@ -76,7 +80,8 @@ struct afl_work {
     const char *path; /* absolute; NULL: the descriptor is the caller's */
     bool inline_only; /* must not sleep: set not_inline instead of doing what could */
     bool verify, convert;
-    bool keep; /* RELEASE: the descriptor stays; never a caller's */
+    bool keep;  /* RELEASE: the descriptor stays; never a caller's */
+    bool joins; /* ADOPT: others hold it already */
     bool park; /* TRY: wait in the kernel, on a thread that has nothing else to do, with the descriptor that is there */
     aflock_mode mode;
     uint32_t flags;     /* AFLOCK_CREATE ... */
@@ -96,6 +101,7 @@ struct afl_work {
     bool not_inline;
     bool again;                   /* TRY: it has to be tried again at once */
     uint64_t look_again;          /* TRY: after so long something may have changed that nobody tells of */
+    pid_t holder_pid;             /* TRY: who has the lock, as far as a file says so; 0: not known */
     uint64_t refreshed;           /* TRY, BEAT: the boot-time clock, before what is held was written or refreshed */
     aflock_compromise_reason why; /* BEAT, AFL_ERROR */
     char *detail; /* ERROR: what the step and errno do not say; malloc's, the runtime takes it; NULL: nothing */
@@ -136,6 +142,7 @@ struct afl_query {
     uint32_t count;
     int pending;    /* somebody waits, and keeps others out */
     int outside;    /* what is locked is not only what `rw` locks */
+    int blocked;    /* nobody comes or goes */
     uint64_t age;   /* of a marker */
     bool here;      /* the pid is one of this host */
     bool gone;      /* ... and that process is provably not there any more */
@@ -152,12 +159,14 @@ struct afl_query {
 extern const afl_protocol afl_protocol_flock;
 extern const afl_protocol afl_protocol_flock_or_soft; /* flock, which falls to ... */
 extern const afl_protocol afl_protocol_soft_guest;    /* ... this */
+extern const afl_protocol afl_protocol_temporary;     /* flock, on a file that is removed with the lock */
 extern const afl_protocol afl_protocol_ofd;
 extern const afl_protocol afl_protocol_soft;
 extern const afl_protocol afl_protocol_lease;
 extern const afl_protocol afl_protocol_strict;
 extern const afl_protocol afl_protocol_rw;
 extern const afl_protocol afl_protocol_soft_rw;
+extern const afl_protocol afl_protocol_pidfile;
 
 /* An open lock in a protocol that has no public number; for back ends that bring their own. */
 int afl_open_protocol(aflock **out, aflock_ctx *ctx, const char *path, const afl_protocol *protocol,

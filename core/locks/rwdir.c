@@ -45,6 +45,13 @@ void afl_rwdir_name(afl_rwdir *d, const char *path)
     (void)snprintf(d->folder, sizeof d->folder, "%.200s" AFL_RW_READERS, name);
 }
 
+void afl_rwdir_refuse(afl_rwdir *d, const char *where, const struct stat *there)
+{
+    const int error = S_ISDIR(there->st_mode) ? EISDIR : S_ISLNK(there->st_mode) ? ELOOP : ENXIO;
+    afl_folder_protest(&d->f, "open", error, where, NULL, "it is no regular file");
+    d->f.why.status = afl_status_of(error);
+}
+
 void afl_rwdir_forgive(afl_rwdir *d)
 {
     free(d->f.why.detail);

@@ -37,6 +37,9 @@ void afl_rwdir_name(afl_rwdir *d, const char *path);
 /* What could not be done does not matter. */
 void afl_rwdir_forgive(afl_rwdir *d);
 
+/* Something that is no file, and that nobody takes away, is where a marker ought to be: f.why says so. */
+void afl_rwdir_refuse(afl_rwdir *d, const char *where, const struct stat *there);
+
 /* What was found of a marker. */
 typedef struct afl_rwseen {
     int error;    /* why it could not be looked at; ENOENT: it is not there */

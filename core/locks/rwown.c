@@ -203,15 +203,29 @@ static void stop_writing_outside(afl_work *w, const afl_rwdir *d)
         (void)afl_rwown_stop_writing(w, d);
 }
 
+/* What could not be given back stays; what is open for it does not. */
+static void end_state(const afl_work *w)
+{
+    char path[PATH_MAX + sizeof AFL_RW_STATE];
+    afl_work *g = &afl_rwown(w)->state;
+    if (!g->protocol)
+        return;
+    (void)snprintf(path, sizeof path, "%s" AFL_RW_STATE, w->path);
+    g->path = path;
+    afl_protocol_soft.reconcile(g);
+    g->path = NULL;
+}
+
 void afl_rwown_take_back_now(afl_work *w)
 {
     afl_rwdir d;
     const afl_rwown_undoing u = afl_rwown_take_back(w);
     free(u.why.detail);
-    if (!u.later)
-        return;
-    if (open_again(w, &d))
-        stop_writing_outside(w, &d);
-    afl_rwdir_forgive(&d);
-    afl_rwdir_close(&d);
+    if (u.later) {
+        if (open_again(w, &d))
+            stop_writing_outside(w, &d);
+        afl_rwdir_forgive(&d);
+        afl_rwdir_close(&d);
+    }
+    end_state(w);
 }

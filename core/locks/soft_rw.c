@@ -191,15 +191,6 @@ static void undo(afl_work *w)
 
 typedef enum verdict { WON, CONTENDED, REFUSED } verdict;
 
-/* Something that is no file, and that nobody takes away, is where the writer's marker ought to be. */
-static verdict refuse_node(afl_rwdir *d, const struct stat *there)
-{
-    const int error = S_ISDIR(there->st_mode) ? EISDIR : S_ISLNK(there->st_mode) ? ELOOP : ENXIO;
-    afl_folder_protest(&d->f, "open", error, AFL_RW_WRITER, NULL, "it is no regular file");
-    d->f.why.status = afl_status_of(error);
-    return REFUSED;
-}
-
 /* Waits for the writer whose marker is open as `fd`; who is not to be read is looked at now and then. */
 static void wait_for_writer(afl_work *w, const afl_rwseen *seen, int fd)
 {
@@ -234,6 +225,13 @@ static verdict claim(afl_work *w, afl_rwdir *d)
     afl_rwown_state *s = afl_rwown(w);
     struct stat there;
     const char *step;
+    if (s->writing && s->unfinished) { /* by its token nobody would know it */
+        const int left = afl_rwown_stop_writing(w, d);
+        if (left) {
+            afl_folder_fail(&d->f, "unlink", left);
+            return REFUSED;
+        }
+    }
     if (s->writing) {
         w->refreshed = w->sys->boottime();
         const int error = afl_rwdir_touch(w->sys, d->f.parent, d->writer, w->token, &step);
@@ -246,8 +244,10 @@ static verdict claim(afl_work *w, afl_rwdir *d)
     const int error = afl_rwown_make(w, d, false);
     if (error != EEXIST)
         return error ? REFUSED : WON;
-    if (afl_stat_at(w->sys, d->f.parent, d->writer, &there) == 0 && !S_ISREG(there.st_mode))
-        return refuse_node(d, &there);
+    if (afl_stat_at(w->sys, d->f.parent, d->writer, &there) == 0 && !S_ISREG(there.st_mode)) {
+        afl_rwdir_refuse(d, AFL_RW_WRITER, &there);
+        return REFUSED;
+    }
     afl_rwown_look_again(w, AFLOCK_MILLISECOND);
     return CONTENDED;
 }
@@ -298,9 +298,9 @@ static verdict attempt(afl_work *w, afl_rwdir *d)
 static void conclude(afl_work *w, afl_rwdir *d, verdict v)
 {
     const afl_rwown_state *s = afl_rwown(w);
+    const int undone = v == REFUSED ? afl_rwown_stop_reading(w, d) : 0;
+    const bool left = s->reading || s->writing || s->inside; /* something of ours, or so of an earlier attempt */
     if (v == REFUSED) {
-        const int undone = afl_rwown_stop_reading(w, d);
-        const bool left = s->reading || s->writing || s->inside;
         if (left && d->readers >= 0)
             keep_folder(w, d);
         else if (!left)
@@ -313,11 +313,11 @@ static void conclude(afl_work *w, afl_rwdir *d, verdict v)
         afl_work_won(w);
     } else {
         afl_rwdir_forgive(d);
-        if (s->writing && d->readers >= 0)
+        if (left && d->readers >= 0)
             keep_folder(w, d);
         else if (w->fd >= 0 && s->folder)
             drop(w);
-        afl_work_contended(w, s->writing ? AFL_GRIP_PENDING : w->fd >= 0 ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
+        afl_work_contended(w, left ? AFL_GRIP_PENDING : w->fd >= 0 ? AFL_GRIP_KEPT : AFL_GRIP_NONE);
         w->outcome.renewed = w->renewed;
     }
     if (v != CONTENDED)

@@ -89,12 +89,13 @@ static bool blocks_ofd(const char *entry)
     return strcmp(entry, "OFDLCK") == 0 || strcmp(entry, "POSIX") == 0;
 }
 
-static const afl_kernel_kind FLOCK = {"flock", take_flock, drop_flock, share_flock, NULL, concern_flock, blocks_flock};
+const afl_kernel_kind afl_kernel_flock = {"flock", take_flock,    drop_flock,  share_flock,
+                                          NULL,    concern_flock, blocks_flock};
 static const afl_kernel_kind OFD = {"fcntl", take_ofd, drop_ofd, share_ofd, NULL, concern_ofd, blocks_ofd};
 
 const afl_protocol afl_protocol_flock = {
     .name = "native",
-    .kernel = &FLOCK,
+    .kernel = &afl_kernel_flock,
     .hand_on = true,
     .notify = AFLOCK_ON_FILE,
     .park = true,
@@ -108,9 +109,24 @@ const afl_protocol afl_protocol_flock = {
 
 const afl_protocol afl_protocol_flock_or_soft = {
     .name = "native",
-    .kernel = &FLOCK,
+    .kernel = &afl_kernel_flock,
     .hand_on = true,
     .falls_to = &afl_protocol_soft_guest,
+    .notify = AFLOCK_ON_FILE,
+    .park = true,
+    .run = afl_kernel_run,
+    .reconcile = afl_kernel_reconcile,
+    .abandon = afl_kernel_abandon,
+    .verify = afl_query_verify,
+    .inspect = afl_kernel_inspect,
+    .waiters = afl_kernel_waiters,
+};
+
+const afl_protocol afl_protocol_temporary = {
+    .name = "native",
+    .kernel = &afl_kernel_flock,
+    .hand_on = true,
+    .temporary = true,
     .notify = AFLOCK_ON_FILE,
     .park = true,
     .run = afl_kernel_run,

@@ -899,6 +899,12 @@ void afl_machine_watched(afl_machine *m, afl_path *p, bool watching, uint64_t no
     make_ready(m, p);
 }
 
+void afl_machine_unwatched(afl_machine *m, afl_path *p)
+{
+    p->unwatch |= p->watching;
+    make_ready(m, p);
+}
+
 void afl_machine_hint(afl_machine *m, afl_path *p, afl_hint hint, uint64_t now)
 {
     if (hint == AFL_HINT_LOST && p->watching) {

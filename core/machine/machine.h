@@ -245,6 +245,9 @@ typedef enum afl_hint {
 } afl_hint;
 void afl_machine_hint(afl_machine *m, afl_path *p, afl_hint hint, uint64_t now);
 
+/* What was listened to has ended, and the watch with it; the hint comes apart. */
+void afl_machine_unwatched(afl_machine *m, afl_path *p);
+
 /* Somebody outside wants what is held: once nobody holds it any more it is given up, as when a run of hand-offs is
  * over, and not tried for a pause. */
 void afl_machine_yield(afl_machine *m, afl_path *p);

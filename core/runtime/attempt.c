@@ -79,12 +79,15 @@ static void tell(afl_place *p)
     bool undo = p->path.op == AFL_OP_RELEASE || p->path.op == AFL_OP_WITHDRAW;
     trace_outcome(ctx, p, o);
     if (p->path.op == AFL_OP_TRY) {
+        p->holder_pid = p->attempt->work.holder_pid;
         afl_place_tried(p, o);
         afl_place_told(p, o);
     }
     if (undo && o->answer == AFL_ERROR && !p->path.releaser)
         afl_log(ctx, AFLOCK_LOG_ERROR, "%s: %s: %s; trying again", p->attempt->spelling->text, o->step,
                 strerror(o->sys_errno));
+    else if (undo && p->protocol->temporary && o->cleanup_errno && !p->path.releaser)
+        afl_log(ctx, AFLOCK_LOG_WARN, "%s: the file stays: %s", p->attempt->spelling->text, strerror(o->cleanup_errno));
     if (p->path.op == AFL_OP_TRY && p->attempt->work.again)
         afl_machine_hint(&ctx->machine, &p->path, AFL_HINT_AGAIN, now);
     afl_lease_done(p);
@@ -533,7 +536,8 @@ static void dispatch_auto(afl_place *p)
         if (!resolved(p))
             return;
     }
-    bool wishes = w->op == AFL_OP_ADOPT && p->path.op_for && p->path.op_for->adopt;
+    bool wishes = w->op == AFL_OP_ADOPT && p->path.op_for && p->path.op_for->adopt &&
+                  (w->on_acquired || w->file_mode != AFLOCK_MODE_DEFAULT || w->flags & AFLOCK_TRUNCATE);
     if (p->kind != AFL_CLASS_LOCAL || wishes || p->protocol->marker)
         send(p);
     else
@@ -590,6 +594,7 @@ static void take_order(afl_place *p, const afl_action *a)
     w->look_again = AFLOCK_FOREVER;
     w->verify = a->verify;
     w->convert = a->convert;
+    w->joins = p->path.holders != NULL;
     w->keep = p->path.keep && !p->path.stale; /* what was replaced is of no use to the next one */
     w->park = a->op == AFL_OP_TRY && afl_place_parks(p);
     t->resolve = false;

@@ -100,7 +100,8 @@ static void tell(afl_errand *e)
                        .claims_left_out = q->claims_left_out,
                        .detail = q->status ? q->detail : NULL,
                        .pending = q->pending,
-                       .outside = q->outside};
+                       .outside = q->outside,
+                       .blocked = q->blocked};
     e->inspected(e->lock, &h, e->user);
 }
 

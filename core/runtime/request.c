@@ -146,7 +146,7 @@ static int options_for_open(aflock_options *o, const aflock_options *given)
     aflock_options_init(o);
     if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
-    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_SOFT_RW && o->io >= AFLOCK_IO_AUTO &&
+    bool sane = o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_PIDFILE && o->io >= AFLOCK_IO_AUTO &&
                 o->io <= AFLOCK_IO_POOL && o->poll_interval >= MIN_POLL && o->wait >= AFLOCK_WAIT_AUTO &&
                 o->wait <= AFLOCK_WAIT_PARK;
     return sane ? 0 : AFLOCK_EINVAL;
@@ -247,21 +247,29 @@ static int open_checked(aflock **out, aflock_ctx *ctx, const char *path, int fd,
     if (status)
         return status;
     static const afl_protocol *const PROTOCOLS[] = {
-        [AFLOCK_NATIVE] = &afl_protocol_flock,   [AFLOCK_OFD] = &afl_protocol_ofd,
-        [AFLOCK_SOFT] = &afl_protocol_soft,      [AFLOCK_STRICT] = &afl_protocol_strict,
-        [AFLOCK_LEASE] = &afl_protocol_lease,    [AFLOCK_RW] = &afl_protocol_rw,
-        [AFLOCK_SOFT_RW] = &afl_protocol_soft_rw};
-    if (o.soft_fallback && (o.protocol != AFLOCK_NATIVE || !path))
+        [AFLOCK_NATIVE] = &afl_protocol_flock,    [AFLOCK_OFD] = &afl_protocol_ofd,
+        [AFLOCK_SOFT] = &afl_protocol_soft,       [AFLOCK_STRICT] = &afl_protocol_strict,
+        [AFLOCK_LEASE] = &afl_protocol_lease,     [AFLOCK_RW] = &afl_protocol_rw,
+        [AFLOCK_SOFT_RW] = &afl_protocol_soft_rw, [AFLOCK_PIDFILE] = &afl_protocol_pidfile};
+    if ((o.soft_fallback || o.temporary) && (o.protocol != AFLOCK_NATIVE || !path))
+        return AFLOCK_EINVAL;
+    if (o.temporary && o.soft_fallback)
         return AFLOCK_EINVAL;
     if (!protocol)
-        protocol = o.soft_fallback ? &afl_protocol_flock_or_soft : PROTOCOLS[o.protocol];
-    if ((protocol->marker || protocol->database) && !path)
+        protocol = o.soft_fallback ? &afl_protocol_flock_or_soft
+                   : o.temporary   ? &afl_protocol_temporary
+                                   : PROTOCOLS[o.protocol];
+    if ((protocol->marker || protocol->database || protocol->temporary) && !path)
+        return AFLOCK_EINVAL;
+    if (protocol->temporary && o.keep_open)
         return AFLOCK_EINVAL;
     if (o.lifetime && (!protocol->marker || protocol->lasting))
         return AFLOCK_EINVAL;
     if (path && (protocol->marker || protocol->falls_to) && last_component(path) > MARKER_NAME)
         return AFLOCK_ENAMETOOLONG;
-    if (path && protocol->marker && !has_name(path))
+    if (path && protocol->suffix && last_component(path) + strlen(protocol->suffix) > NAME_MAX)
+        return AFLOCK_ENAMETOOLONG;
+    if (path && (protocol->marker || protocol->suffix) && !has_name(path))
         return AFLOCK_EISDIR;
     afl_terms terms;
     status = terms_for_open(&terms, protocol, &o);
@@ -387,10 +395,14 @@ void aflock_acquire_options_init(aflock_acquire_options *o)
                                       .file_mode = AFLOCK_MODE_DEFAULT};
 }
 
+enum {
+    ABOUT_CONTENTS = AFLOCK_TRUNCATE | AFLOCK_APPEND | AFLOCK_REWIND,
+    ABOUT_DESCRIPTORS = ABOUT_CONTENTS | AFLOCK_READ_ONLY | AFLOCK_FOLLOW | AFLOCK_DIRECTORY | AFLOCK_INHERIT
+};
+
 /* What is about a descriptor means nothing where the lock is that a file exists. */
 static int options_for_marker(const aflock_acquire_options *o, bool join)
 {
-    enum { ABOUT_DESCRIPTORS = AFLOCK_READ_ONLY | AFLOCK_FOLLOW | AFLOCK_DIRECTORY | AFLOCK_INHERIT | AFLOCK_TRUNCATE };
     if ((o->mode != AFLOCK_EXCLUSIVE && !join) || o->on_acquired)
         return AFLOCK_ENOTSUP;
     if (join && o->file_mode != AFLOCK_MODE_DEFAULT)
@@ -404,7 +416,7 @@ static int options_for_marker(const aflock_acquire_options *o, bool join)
  * reader silently is refused here. */
 static int options_for_database(aflock_acquire_options *o)
 {
-    if (o->flags & (AFLOCK_TRUNCATE | AFLOCK_DIRECTORY) || o->file_mode != AFLOCK_MODE_DEFAULT)
+    if (o->flags & (ABOUT_CONTENTS | AFLOCK_DIRECTORY) || o->file_mode != AFLOCK_MODE_DEFAULT)
         return AFLOCK_EINVAL;
     if (o->mode == AFLOCK_EXCLUSIVE && o->flags & AFLOCK_READ_ONLY)
         return AFLOCK_EINVAL;
@@ -412,16 +424,24 @@ static int options_for_database(aflock_acquire_options *o)
     return 0;
 }
 
+/* The descriptor is that of a file beside it, for which nothing is to be chosen. */
+static int options_for_pidfile(const aflock_acquire_options *o)
+{
+    if (o->mode != AFLOCK_EXCLUSIVE)
+        return AFLOCK_ENOTSUP;
+    return o->flags & ABOUT_DESCRIPTORS & ~(uint32_t)AFLOCK_INHERIT || !(o->flags & AFLOCK_CREATE) ? AFLOCK_EINVAL : 0;
+}
+
 static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, const aflock_acquire_options *given)
 {
-    enum { ALL_FLAGS = (AFLOCK_REPORT_CLOSE << 1) - 1 };
+    enum { ALL_FLAGS = (AFLOCK_REWIND << 1) - 1 };
     aflock_acquire_options_init(o);
     if (!afl_take_options(o, sizeof *o, given))
         return AFLOCK_EINVAL;
     if ((o->mode != AFLOCK_EXCLUSIVE && o->mode != AFLOCK_SHARED) || (o->flags & ~(uint32_t)ALL_FLAGS) ||
         (o->file_mode != AFLOCK_MODE_DEFAULT && o->file_mode > MODE_BITS))
         return AFLOCK_EINVAL;
-    if ((o->flags & AFLOCK_READ_ONLY) && (o->flags & AFLOCK_TRUNCATE))
+    if ((o->flags & AFLOCK_READ_ONLY) && (o->flags & (AFLOCK_TRUNCATE | AFLOCK_APPEND)))
         return AFLOCK_EINVAL;
     if (o->token && o->token->gate != lock->ctx->gate)
         return AFLOCK_EINVAL;
@@ -433,14 +453,23 @@ static int options_for_acquire(const aflock *lock, aflock_acquire_options *o, co
         return options_for_marker(o, lock->place->protocol->join);
     if (lock->place->protocol->database)
         return options_for_database(o);
-    if (lock->place->caller_fd >= 0 && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT))
+    if (lock->place->protocol->suffix)
+        return options_for_pidfile(o);
+    if (lock->place->protocol->temporary && o->flags & (AFLOCK_FOLLOW | AFLOCK_DIRECTORY))
+        return AFLOCK_EINVAL; /* it would not be what is removed */
+    if (lock->place->caller_fd >= 0 && (o->flags & ABOUT_CONTENTS || o->file_mode != AFLOCK_MODE_DEFAULT))
         return AFLOCK_EINVAL; /* it is the caller's */
     return 0;
 }
 
-static bool wants_adopt(const aflock_acquire_options *o)
+static bool has_slow_wishes(const aflock_acquire_options *o)
 {
     return o->on_acquired || o->file_mode != AFLOCK_MODE_DEFAULT || o->flags & AFLOCK_TRUNCATE;
+}
+
+static bool wants_adopt(const aflock_acquire_options *o)
+{
+    return has_slow_wishes(o) || o->flags & AFLOCK_REWIND;
 }
 
 static bool take_extras(aflock_ctx *ctx, afl_entry *e, const aflock_acquire_options *o)
@@ -551,7 +580,7 @@ static bool never_inline(const aflock *lock, const aflock_acquire_options *o)
 {
     if (lock->place->io_locks[AFLOCK_IO_POOL])
         return true;
-    return lock->io == AFLOCK_IO_AUTO && (wants_adopt(o) || lock->place->protocol->marker);
+    return lock->io == AFLOCK_IO_AUTO && (has_slow_wishes(o) || lock->place->protocol->marker);
 }
 
 /* aflock_try; *told: the result is filled in. */
@@ -617,6 +646,15 @@ int aflock_try(aflock *lock, const aflock_acquire_options *options, aflock_req *
     return status;
 }
 
+/* Whose pid file it is, for who does not get it. */
+static int64_t holder_pid(const afl_entry *e)
+{
+    const afl_place *p = e->lock->place;
+    if (!p->protocol->suffix || (e->request.status != AFLOCK_EWOULDBLOCK && e->request.status != AFLOCK_ETIMEDOUT))
+        return 0;
+    return p->path.grip == AFL_GRIP_HELD ? p->ctx->sys->getpid() : p->holder_pid;
+}
+
 void afl_fill_result(const afl_entry *e, aflock_result *result)
 {
     const afl_request *r = &e->request;
@@ -634,6 +672,7 @@ void afl_fill_result(const afl_entry *e, aflock_result *result)
                               .owner = r->owner,
                               .step = r->step,
                               .path = lock->spelling->text,
+                              .pid = holder_pid(e),
                               .token = r->state == AFL_HELD && w->token[0] ? w->token : NULL,
                               .detail = r->status && e->extras ? e->extras->detail : NULL};
 }

@@ -270,6 +270,7 @@ struct afl_place {
     afl_place *muffled_next;
     afl_extras *askers; /* of holds that want to know of waiters of this context, and were not told */
     bool crowded;       /* there were some: in the context's list */
+    pid_t holder_pid;   /* who had it at the last attempt; 0: not known */
     uint8_t echoes;     /* so many holds more are told of somebody elsewhere */
     afl_place *crowded_next, *crowded_prev;
 };

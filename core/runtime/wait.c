@@ -254,13 +254,19 @@ static void go_deaf(afl_place *p, const char *why)
     afl_log(ctx, AFLOCK_LOG_WARN, "%s: %s; polling for a while (this is said once)", p->attempt->spelling->text, why);
 }
 
-/* An attempt that is under way may just have let go of a file that was replaced, which ends its watch. It looks at the
- * new one anyway, and listens to that. */
+/* An attempt that is under way may just have let go of a file that was replaced, which ends its watch, and not every
+ * host can tell that. It looks at the new one anyway, and listens to that. */
 static void lose(afl_place *p)
 {
     if (!p->path.op)
         go_deaf(p, "changes of the file were lost");
     afl_machine_hint(&p->ctx->machine, &p->path, AFL_HINT_LOST, p->ctx->now);
+}
+
+static void end(afl_place *p)
+{
+    afl_machine_unwatched(&p->ctx->machine, &p->path);
+    change(p, p->ctx->now);
 }
 
 /* Does the entry that left say anything to those who wait? */
@@ -275,6 +281,8 @@ static void heard(aflock_ctx *ctx, afl_ear *ear, unsigned what, const char *name
     afl_place *p = AFL_CONTAINER(afl_place, ear, ear);
     if (what == AFLOCK_ON_LOST)
         lose(p);
+    else if (what == AFLOCK_ON_GONE)
+        end(p);
     else if (counts(p->protocol, name))
         change(p, ctx->now);
 }
@@ -284,7 +292,8 @@ void afl_place_listen(afl_place *p)
     aflock_ctx *ctx = p->ctx;
     const afl_work *w = &p->attempt->work;
     p->ear = (afl_ear){.notify = {.fd = w->fd, .what = w->listen ? w->listen : p->protocol->notify}, .heard = heard};
-    p->notifying = ctx->notifier->add(ctx->notifier->self, &p->ear.notify) == 0;
+    /* A claim may stand while what to listen to could not be opened. */
+    p->notifying = w->fd >= 0 && ctx->notifier->add(ctx->notifier->self, &p->ear.notify) == 0;
     if (!p->notifying)
         go_deaf(p, "changes of the file cannot be listened for");
     afl_machine_watched(&ctx->machine, &p->path, p->notifying, ctx->now);

@@ -116,6 +116,11 @@ static int sys_touch(int fd)
     return futimens(fd, NULL);
 }
 
+static int sys_rewind(int fd)
+{
+    return lseek(fd, 0, SEEK_SET) == 0 ? 0 : -1;
+}
+
 static int sys_dup_above(int fd, bool close_on_exec)
 {
     return fcntl(fd, close_on_exec ? F_DUPFD_CLOEXEC : F_DUPFD, 3);
@@ -242,6 +247,8 @@ const afl_sys afl_sys_linux = {
     .fchmod = fchmod,
     .ftruncate = ftruncate,
     .touch = sys_touch,
+    .sync = fsync,
+    .rewind = sys_rewind,
     .mkdir = mkdir,
     .read = read,
     .read_head = sys_read_head,

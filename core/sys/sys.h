@@ -32,6 +32,8 @@ typedef struct afl_sys {
     int (*fchmod)(int fd, mode_t mode);
     int (*ftruncate)(int fd, off_t length);
     int (*touch)(int fd); /* both times to now */
+    int (*sync)(int fd);
+    int (*rewind)(int fd); /* the offset to the beginning; asks no file system */
     int (*mkdir)(const char *path, mode_t mode);
     ssize_t (*read)(int fd, void *buffer, size_t size);
     ssize_t (*read_head)(int fd, void *buffer, size_t size,

@@ -3,6 +3,7 @@
 #include "file/work.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,15 +64,18 @@ static char *with_suffix(const char *path, size_t length, const char *suffix)
     return text;
 }
 
-/* From that of the lock, which is absolute. */
-static bool set_paths(operation *op)
+/* From that of the lock, which is absolute. The temporary file has the longest name of the three. */
+static int set_paths(operation *op)
 {
     const char *lock = aflock_path(op->lock);
     size_t length = strlen(lock) - strlen(LOCK_SUFFIX), parent = (size_t)(strrchr(lock, '/') - lock);
+    size_t longest = length + strlen(TEMPORARY_SUFFIX);
+    if (longest - parent - 1 > NAME_MAX || longest >= PATH_MAX)
+        return AFLOCK_ENAMETOOLONG;
     op->work.path = with_suffix(lock, length, "");
     op->work.temporary = with_suffix(lock, length, TEMPORARY_SUFFIX);
     op->work.directory = with_suffix(lock, parent ? parent : 1, "");
-    return op->work.path && op->work.temporary && op->work.directory;
+    return op->work.path && op->work.temporary && op->work.directory ? 0 : AFLOCK_ENOMEM;
 }
 
 static int status_of(int error)
@@ -240,8 +244,8 @@ static int begin(operation *op, aflock_ctx *ctx, const char *path, const aflock_
     op->callback = callback;
     op->user = op->work.user = user;
     int status = open_lock(op, ctx, path, o->lock);
-    if (!status && !set_paths(op))
-        status = AFLOCK_ENOMEM;
+    if (!status)
+        status = set_paths(op);
     if (!status)
         status = acquire(op, o);
     if (!status)
@@ -334,4 +338,12 @@ int aflock_file_append(aflock_ctx *ctx, const char *path, const char *line, size
     if (line && length && memchr(line, '\n', length))
         return AFLOCK_EINVAL;
     return write_data(FILE_APPEND, ctx, path, line, length, options, callback, user);
+}
+
+int aflock_file_append_lines(aflock_ctx *ctx, const char *path, const char *lines, size_t length,
+                             const aflock_file_options *options, aflock_file_callback callback, void *user)
+{
+    if (!lines || length == 0 || lines[length - 1] != '\n')
+        return AFLOCK_EINVAL;
+    return write_data(FILE_APPEND, ctx, path, lines, length - 1, options, callback, user);
 }

@@ -284,6 +284,13 @@ static bool look_at_end(file_work *w, int fd, off_t size, bool *cut)
     return true;
 }
 
+/* Of a write that did a part only: the next one fails, and says which limit it was. One byte does; it is taken back
+ * with the rest. */
+static int error_behind(int fd, const char *rest)
+{
+    return write_once(fd, rest, 1) < 0 ? errno : ENOSPC; /* there was no room a moment ago */
+}
+
 /* w->data begins with a newline, for the case that one is missing. */
 static bool append_to(file_work *w, int fd)
 {
@@ -295,10 +302,11 @@ static bool append_to(file_work *w, int fd)
         return fail(w, "open", w->path, error_of_type(&st));
     if (!look_at_end(w, fd, st.st_size, &cut))
         return false;
+    const char *data = w->data + !cut;
     size_t length = w->length - !cut;
-    ssize_t count = write_once(fd, w->data + !cut, length);
+    ssize_t count = write_once(fd, data, length);
     if (count < 0 || (size_t)count != length) {
-        int error = count < 0 ? errno : ENOSPC;
+        int error = count < 0 ? errno : error_behind(fd, data + count);
         if (count > 0 && again_ftruncate(fd, st.st_size) != 0)
             w->cleanup_errno = errno;
         return fail(w, "write", w->path, error);

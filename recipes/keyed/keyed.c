@@ -83,6 +83,10 @@ static bool escape(const unsigned char *key, size_t length, char **to, size_t ro
 void aflock_keyed_name(const void *key, size_t length, char name[AFLOCK_KEYED_NAME])
 {
     char *to = name;
+    if (!key && length > 0) { /* no file has this name */
+        *name = '\0';
+        return;
+    }
     if (length == 0) {
         *to++ = '%';
     } else if (!escape(key, length, &to, ESCAPED)) {

@@ -4,6 +4,10 @@
  *   ENOSYS     there is no flock(2)
  *   EAGAIN     there are too many processes to fork another
  *   REPLACED   when a marker is looked at for the last time (fstatat(2)) another one takes its place
+ *   FULL       there is no space for what is written to a regular file
+ *   FULL-THEN  ... but for the first such write
+ *   FSYNC      fsync(2) fails
+ *   RENAME     rename(2) fails
  *   INTERRUPT  a SIGINT as the terminal sends it arrives at the last moment before a fork
  */
 #define _GNU_SOURCE
@@ -51,6 +55,37 @@ int fstatat64(int folder, const char *path, struct stat64 *st, int flags) /* fst
 #else /* 32 bit */
     return (int)syscall(SYS_fstatat64, folder, path, st, flags);
 #endif
+}
+
+ssize_t write(int fd, const void *data, size_t size)
+{
+    static int written;
+    struct stat st;
+
+    if ((is_wanted("FULL") || is_wanted("FULL-THEN")) && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && fd > 2 &&
+        (is_wanted("FULL") || written++ > 0)) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return syscall(SYS_write, fd, data, size);
+}
+
+int fsync(int fd)
+{
+    if (is_wanted("FSYNC")) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
+
+int rename(const char *from, const char *to)
+{
+    if (is_wanted("RENAME")) {
+        errno = EIO;
+        return -1;
+    }
+    return renameat(AT_FDCWD, from, AT_FDCWD, to);
 }
 
 pid_t fork(void)

@@ -175,7 +175,7 @@ static void a_claim_ends_by_itself(rig *r)
         rig_await_ticking(r, has_let_readers_in, r);
         require_status(rig_close(r, lock), 0);
         close(reader);
-        require(is_all_free(r));
+        rig_await_ticking(r, is_all_free, r);
     }
 }
 

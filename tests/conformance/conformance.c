@@ -420,9 +420,9 @@ void obstacle_await(rig *r, obstacle *o, unsigned met)
 
 /* ------------------------------------------------------------------------------------------------------- the cases */
 
-static const conformance_case *const GROUPS[] = {cases_requests, cases_time,      cases_cancel,  cases_callbacks,
-                                                 cases_end,      cases_processes, cases_waiting, cases_wanted,
-                                                 cases_watches,  cases_lease,     cases_markers, cases_rw};
+static const conformance_case *const GROUPS[] = {
+    cases_requests, cases_time,    cases_cancel, cases_callbacks, cases_end,     cases_processes, cases_waiting,
+    cases_wanted,   cases_watches, cases_lease,  cases_markers,   cases_pidfile, cases_rw,        cases_soft_rw};
 
 const conformance_case *conformance_case_at(unsigned number)
 {

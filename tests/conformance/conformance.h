@@ -23,7 +23,7 @@
 #define SEC AFLOCK_SECOND
 
 /* Of real time. What has not come until then never comes. */
-#define RIG_NEVER (10 * SEC)
+#define RIG_NEVER (40 * SEC)
 
 /* ------------------------------------------------------------------------------------------------------ assertions */
 
@@ -195,8 +195,8 @@ typedef struct conformance_case {
 } conformance_case;
 
 extern const conformance_case cases_requests[], cases_time[], cases_cancel[], cases_callbacks[], cases_end[],
-    cases_lease[], cases_markers[], cases_processes[], cases_rw[], cases_waiting[], cases_wanted[],
-    cases_watches[]; /* each ends with {NULL} */
+    cases_lease[], cases_markers[], cases_pidfile[], cases_processes[], cases_rw[], cases_soft_rw[], cases_waiting[],
+    cases_wanted[], cases_watches[]; /* each ends with {NULL} */
 
 /* All of them, by number; NULL: there are no more. */
 const conformance_case *conformance_case_at(unsigned number);

@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { WATCHDOG_S = 30, MANY = 10000, ENOUGH = 4 };
+enum { WATCHDOG_S = 60, MANY = 10000, ENOUGH = 4 };
 
 extern const conformance_host conformance_host_under_test;
 

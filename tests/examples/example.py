@@ -11,7 +11,7 @@ import tempfile
 import time
 import unittest
 
-DEADLINE = 20
+DEADLINE = 120
 PROGRAM = os.path.abspath(sys.argv[1])
 
 

@@ -2,6 +2,9 @@
  * functions of this file take that. */
 #include "script.h"
 
+#include "support/folder.h"
+
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -38,6 +41,11 @@ static bool take_marker(int fd, aflock_mode mode)
     return gethostname(host, sizeof host) == 0 && dprintf(fd, "%d\n%s\n", (int)getppid(), host) > 0;
 }
 
+static bool take_soft_rw(int fd, aflock_mode mode)
+{
+    return dprintf(fd, "ffffffffffffffffffffffffffffffff\n") > 0 && take_marker(fd, mode);
+}
+
 /* SQLite's bytes: the doorway or the claim, and the range. */
 static bool take_rw(int fd, aflock_mode mode)
 {
@@ -54,11 +62,12 @@ static bool take_rw(int fd, aflock_mode mode)
 }
 
 const script_protocol script_protocols[SCRIPT_PROTOCOLS] = {
-    {"native", AFLOCK_NATIVE, take_flock, false, false},
-    {"ofd", AFLOCK_OFD, take_ofd, false, false},
-    {"soft", AFLOCK_SOFT, take_marker, true, false},
-    {"lease", AFLOCK_LEASE, take_marker, true, false},
-    {"rw", AFLOCK_RW, take_rw, false, true},
+    {"native", AFLOCK_NATIVE, take_flock, false, false, ""},
+    {"ofd", AFLOCK_OFD, take_ofd, false, false, ""},
+    {"soft", AFLOCK_SOFT, take_marker, true, false, ""},
+    {"lease", AFLOCK_LEASE, take_marker, true, false, ""},
+    {"rw", AFLOCK_RW, take_rw, false, true, ""},
+    {"soft-rw", AFLOCK_SOFT_RW, take_soft_rw, true, false, ".write"},
 };
 
 /* ------------------------------------------------------------------------------------------------------- the state */
@@ -100,11 +109,44 @@ static bool stranded; /* a marker could neither be completed nor taken away, and
 
 /* --------------------------------------------------------------------------------------------------------- looking */
 
+/* Where the marker of the path is; until the next call. */
+static const char *marker_of(const char *path)
+{
+    static char name[PATH_MAX + 16];
+    snprintf(name, sizeof name, "%s%s", path, protocol->beside);
+    return name;
+}
+
+/* What was put aside, and could not be taken away then, counts for nobody. */
+static bool has_readers(const char *path)
+{
+    char name[PATH_MAX + 16];
+    bool any = false;
+    snprintf(name, sizeof name, "%s.readers", path);
+    DIR *d = opendir(name);
+    for (const struct dirent *e; d && (e = readdir(d)) != NULL;)
+        any |= e->d_name[0] != '.' && !strstr(e->d_name, ".break.");
+    if (d)
+        closedir(d);
+    return any;
+}
+
+static bool is_taken(const char *path, aflock_mode mode)
+{
+    char state[PATH_MAX + 16];
+    if (access(marker_of(path), F_OK) == 0)
+        return true;
+    if (!*protocol->beside)
+        return false;
+    snprintf(state, sizeof state, "%s.state", path);
+    return access(state, F_OK) == 0 || (mode == AFLOCK_EXCLUSIVE && has_readers(path));
+}
+
 /* Would another program get the lock? */
 static bool is_free(const char *path, aflock_mode mode)
 {
     if (protocol->marker)
-        return access(path, F_OK) != 0;
+        return !is_taken(path, mode);
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0 && errno == EISDIR)
         fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -380,7 +422,7 @@ static void inspect(aflock *lock)
 /* Another program holds it. */
 static int foreign(const char *path, aflock_mode mode)
 {
-    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (protocol->marker ? O_EXCL : 0), 0666);
+    int fd = open(marker_of(path), O_RDWR | O_CREAT | O_CLOEXEC | (protocol->marker ? O_EXCL : 0), 0666);
     fake_require(fd >= 0 && protocol->take(fd, mode));
     return fd;
 }
@@ -389,8 +431,15 @@ static int foreign(const char *path, aflock_mode mode)
 static void foreign_end(const char *path, int fd)
 {
     if (protocol->marker)
-        fake_require(unlink(path) == 0);
+        fake_require(unlink(marker_of(path)) == 0);
     close(fd);
+}
+
+static void rename_marker(const char *from, const char *to)
+{
+    char name[PATH_MAX + 16];
+    snprintf(name, sizeof name, "%s", marker_of(fake_path(from)));
+    fake_require(rename(name, marker_of(fake_path(to))) == 0);
 }
 
 static void write_file(const char *name, const char *text)
@@ -554,7 +603,7 @@ static void play_contended(void)
     for (int i = 0; i < 3; i++)
         pass(60 * MS);
     int second = foreign(fake_path("g"), AFLOCK_EXCLUSIVE);
-    fake_require(rename(fake_path("g"), fake_path("f")) == 0);
+    rename_marker("g", "f");
     close(holder);
     if (h.listening_count)
         aflock_host_changed(h.ctx, h.listening[0], h.listening[0]->what, NULL);
@@ -742,6 +791,41 @@ static void play_markers(void)
     write_file("f", "x");
     fake_require(utimensat(AT_FDCWD, fake_path("f"), OLD, 0) == 0);
     give(get_plain(lock));
+}
+
+/* Where somebody reads: a writer waits with a claim, gives up, and comes in at last; then readers together. */
+static void play_claims(void)
+{
+    char path[PATH_MAX];
+    aflock *lock = open_name("f");
+    give(get_plain(lock)); /* the folder is there now */
+    if (mkdir(fake_path("f.readers"), 0700) != 0)
+        fake_require(errno == EEXIST);
+    snprintf(path, sizeof path, "%s", fake_path("f.readers/0.1"));
+    int reader = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    fake_require(reader >= 0 && protocol->take(reader, AFLOCK_SHARED));
+    aflock_acquire_options o = fake_options(20 * MS);
+    person *p = ask(lock, &o);
+    if (p)
+        p->end = AFLOCK_ETIMEDOUT;
+    inspect(lock); /* and lives on until that is answered, too */
+    o = fake_options(5 * SEC);
+    p = ask(lock, &o);
+    pass(60 * MS);
+    fake_require(!p || !p->holds);
+    close(reader);
+    fake_require(unlink(path) == 0);
+    if (h.listening_count)
+        aflock_host_changed(h.ctx, h.listening[0], h.listening[0]->what, NULL);
+    live();
+    give(p);
+    o.mode = AFLOCK_SHARED;
+    p = ask(lock, &o);
+    person *q = ask(lock, &o);
+    live();
+    verify(p && p->holds ? p : NULL);
+    give(p);
+    give(q);
 }
 
 static void on_drained(aflock_ctx *ctx, void *user)
@@ -934,6 +1018,7 @@ const script_chapter script_chapters[] = {
     {"streams", play_streams, .hands_on = false},
     {"bell", play_bell, .hands_on = false},
     {"markers", play_markers, .on = ON_MARKERS},
+    {"claims", play_claims, .on = ON_SOFT_RW},
 };
 const size_t script_chapter_count = sizeof script_chapters / sizeof script_chapters[0];
 
@@ -942,7 +1027,33 @@ const size_t script_chapter_count = sizeof script_chapters / sizeof script_chapt
 
 bool script_applies(const script_chapter *chapter, const script_protocol *spoken)
 {
-    return chapter->on == ON_BOTH || (chapter->on == ON_MARKERS) == spoken->marker;
+    switch (chapter->on) {
+    case ON_FILES:
+        return !spoken->marker;
+    case ON_BOTH:
+        return true;
+    default:
+        return spoken->marker && (chapter->on == ON_SOFT_RW) == (*spoken->beside != '\0');
+    }
+}
+
+/* What soft readers and writers have beside their paths. */
+static void sweep(const char *folder)
+{
+    DIR *d = opendir(folder);
+    for (const struct dirent *e; d && (e = readdir(d)) != NULL;) {
+        char path[2 * PATH_MAX];
+        const char *dot = strchr(e->d_name, '.');
+        if (!dot || dot == e->d_name)
+            continue;
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        if (strcmp(dot, ".readers") == 0)
+            folder_remove(path);
+        else
+            fake_require(unlink(path) == 0);
+    }
+    if (d)
+        closedir(d);
 }
 
 /* From what the last run left; making files anew takes longer than the rest. */
@@ -950,6 +1061,8 @@ static void prepare_files(void)
 {
     static const char *const GONE[] = {"new/deep/f", "new/deep", "new", "dir/f", "g", "bell", "f"};
     struct stat st;
+    sweep(fake_path("new/deep"));
+    sweep(fake_path("."));
     for (size_t i = 0; i < sizeof GONE / sizeof GONE[0] - !protocol->marker; i++)
         if (remove(fake_path(GONE[i])) != 0)
             fake_require(errno == ENOENT);

@@ -19,12 +19,13 @@ typedef struct script_protocol {
     const char *name;
     aflock_protocol number;
     bool (*take)(int fd, aflock_mode mode); /* what another program would do; without waiting */
-    bool marker;                            /* the lock is that the file exists */
+    bool marker;                            /* the lock is that a file exists: the path and `beside` */
     bool database; /* files are empty or databases, nothing of them is changed, and they are nobody's own descriptors */
+    const char *beside;
 } script_protocol;
 
 extern const script_protocol script_protocols[];
-enum { SCRIPT_PROTOCOLS = 5, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
+enum { SCRIPT_PROTOCOLS = 6, SCRIPT_IOS = AFLOCK_IO_POOL + 1 };
 
 typedef struct script_chapter {
     const char *name;
@@ -34,7 +35,7 @@ typedef struct script_chapter {
     bool looks;     /* at /proc/locks, without being asked to: nobody misses what it does not find */
     bool forks;
     bool replaces; /* descriptors that are open already are tried, and found to be of no use */
-    enum { ON_FILES, ON_BOTH, ON_MARKERS } on; /* protocols for which it is */
+    enum { ON_FILES, ON_BOTH, ON_MARKERS, ON_SOFT_RW } on; /* protocols for which it is */
 } script_chapter;
 
 extern const script_chapter script_chapters[];

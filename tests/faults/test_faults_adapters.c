@@ -18,7 +18,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ROW = 3, PATIENCE = 2000, WATCHDOG_S = 10 };
+enum { ROW = 3, PATIENCE = 30000, WATCHDOG_S = 60 };
 
 static unsigned stride = 1;
 static struct counts {

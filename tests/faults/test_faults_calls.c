@@ -15,7 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { CALLS = 512, INJECTED = 64, DESCRIPTORS = 1024, ERRNOS = 24, ROW = 3, MODES = 3 };
+enum { CALLS = 2048, INJECTED = 64, DESCRIPTORS = 1024, ERRNOS = 24, ROW = 3, MODES = 3 };
 static const unsigned TIMES[MODES] = {1, ROW, UINT32_MAX};
 
 /* ---------------------------------------------------------------------------------------------- what is plausible */
@@ -38,11 +38,14 @@ static const int PLAUSIBLE[SEAM_CALLS][ERRNOS] = {
     [SEAM_FCHMOD] = {EIO, EPERM, EACCES, EROFS, EINTR, ENOSYS, EOPNOTSUPP},
     [SEAM_FTRUNCATE] = {EIO, EINTR, EFBIG, EINVAL, EPERM, EROFS, ETXTBSY},
     [SEAM_TOUCH] = {EPERM, EACCES, EROFS, EIO, EINTR, EDQUOT, ENOSPC, ESTALE, EOPNOTSUPP},
+    [SEAM_SYNC] = {EIO, EINTR, EINVAL, ENOSPC, EDQUOT, EROFS},
+    [SEAM_REWIND] = {EINVAL, ESPIPE},
     [SEAM_WRITE] = {EDQUOT, EFBIG, EINTR, EIO, ENOSPC, EPERM, ESTALE},
     [SEAM_LINK] = {EACCES, EDQUOT, EINTR, EINVAL, EIO, EMLINK, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EOPNOTSUPP, EPERM,
                    EROFS, ESTALE, EXDEV},
     [SEAM_UNLINK] = {EACCES, EBUSY, EINTR, EIO, ENOMEM, EPERM, EROFS, ESTALE}, /* not those that say it is gone */
     [SEAM_RENAME] = {EACCES, EBUSY, EDQUOT, EIO, ENAMETOOLONG, ENOMEM, ENOSPC, EPERM, EROFS, ESTALE},
+    [SEAM_LIST] = {EIO, ENOMEM, ESTALE, EACCES},
     [SEAM_RANDOM] = {EAGAIN, ENOSYS},
     [SEAM_MKDIR] = {EACCES, EDQUOT, EINTR, ELOOP, EMLINK, ENAMETOOLONG, ENOENT, ENOMEM, ENOSPC, ENOTDIR, EPERM, EROFS,
                     EIO},
@@ -108,8 +111,8 @@ static bool is_name(seam_call call, int error, int status)
 }
 
 /* The steps that a result names; the script's other answers have none. */
-static const char *const STEPS[SEAM_CALLS][3] = {
-    [SEAM_OPEN] = {"open", "open parent", "read /proc/locks"},
+static const char *const STEPS[SEAM_CALLS][4] = {
+    [SEAM_OPEN] = {"open", "open parent", "read /proc/locks", "list"},
     [SEAM_CREATE] = {"open"},
     [SEAM_CLOSE] = {"close"},
     [SEAM_LOCK] = {"flock", "fcntl"},
@@ -119,6 +122,7 @@ static const char *const STEPS[SEAM_CALLS][3] = {
     [SEAM_WRITE] = {"write"},
     [SEAM_UNLINK] = {"unlink"},
     [SEAM_RENAME] = {"rename"},
+    [SEAM_LIST] = {"list"},
     [SEAM_RANDOM] = {"rename", "random"},
     [SEAM_HOSTNAME] = {"gethostname"},
     [SEAM_IDENTIFY] = {"stat parent", "stat"},
@@ -132,7 +136,9 @@ static const char *const STEPS[SEAM_CALLS][3] = {
 
 static bool is_step(seam_call call, const char *step)
 {
-    for (int i = 0; i < 3 && STEPS[call][i]; i++)
+    if (*spoken->beside && strcmp(step, "unlink") == 0)
+        return true; /* what is to be taken away is looked at first */
+    for (int i = 0; i < 4 && STEPS[call][i]; i++)
         if (strcmp(STEPS[call][i], step) == 0)
             return true;
     return false;
@@ -266,6 +272,8 @@ static int choose_error(seam_call call, int fd, int wished)
     int error = is_plausible(call, wished) ? wished : PLAUSIBLE[call][sequence % (unsigned)errno_count(call)];
     if (spoken->marker && call == SEAM_STAT && (error == ENOENT || error == ENOTDIR || error == ESTALE))
         error = EIO; /* it is there: nobody lies about that */
+    if (*spoken->beside && call == SEAM_OPEN && (error == ENOENT || error == ENOTDIR || error == ELOOP))
+        error = EIO; /* nor about what it is */
     if (call == SEAM_UNLOCK && error == EBADF) {
         if (fd == script_descriptor())
             return EIO;
@@ -355,9 +363,11 @@ static bool explains(int status, int sys_errno, const char *step)
     return found;
 }
 
+/* Of soft readers and writers a release makes nearly all the calls of an attempt. */
 static bool is_of_a_release(const injection *x)
 {
-    return x->call == SEAM_UNLOCK || (spoken->marker && (x->call == SEAM_UNLINK || x->call == SEAM_STAT));
+    return *spoken->beside || x->call == SEAM_UNLOCK ||
+           (spoken->marker && (x->call == SEAM_UNLINK || x->call == SEAM_STAT));
 }
 
 /* A marker of which we do not know which file it is stays until it is 2 s old. */
@@ -445,11 +455,17 @@ static void play_failing(void)
         fake_require(injected[i].reported || is_absorbed(&injected[i]));
 }
 
+/* Between the cases that are played. Soft readers and writers make four times as many calls as the others. */
+static unsigned distance(void)
+{
+    return stride > 1 && *spoken->beside ? 4 * stride : stride;
+}
+
 static void play_modes(unsigned at, int error, unsigned *number)
 {
     for (int mode = 0; mode < (chapter->forks ? 1 : MODES); mode++) {
         plans[0] = (plan){at, TIMES[mode], error};
-        if ((*number)++ % stride == 0)
+        if ((*number)++ % distance() == 0)
             play_failing();
     }
 }

@@ -90,11 +90,13 @@ static bool is_quoted(const char *word, int count, char **words)
 static void check_order(const options *o, int count, char **words)
 {
     fuzz_require(o->mode == AFLOCK_EXCLUSIVE || o->mode == AFLOCK_SHARED);
-    fuzz_require(o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_SOFT_RW);
+    fuzz_require(o->protocol >= AFLOCK_NATIVE && o->protocol <= AFLOCK_PIDFILE);
     fuzz_require(o->conflict_status >= 0 && o->conflict_status <= 255);
     fuzz_require(!(o->no_fork && o->close));
     if (o->action != ACTION_LOCK) {
-        fuzz_require(is_reserved(words[1]) && o->file && !o->command && !(o->json && (o->force || o->claim)));
+        fuzz_require(is_reserved(words[1]) && o->file && !(o->json && (o->force || o->claim)));
+        fuzz_require((o->command != NULL) == (o->action == ACTION_UPDATE));
+        fuzz_require(!o->create || o->action == ACTION_REPLACE);
         return;
     }
     fuzz_require(!o->json && !o->force && !o->claim && (o->file != NULL) == (o->command != NULL));
@@ -108,6 +110,12 @@ static void check_order(const options *o, int count, char **words)
     if (!o->file)
         return;
     fuzz_require(o->command[0]);
+    fuzz_require(o->maximum >= 0 && o->maximum <= 10000 && !(o->maximum && (o->path_count || is_by_marker(o))));
+    if (o->path_count) {
+        fuzz_require(o->paths > words && o->file == o->paths[0] && strcmp(o->paths[o->path_count], "--") == 0);
+        fuzz_require(o->command == o->shell || o->command == o->paths + o->path_count + 1);
+        return;
+    }
     if (o->command == o->shell)
         fuzz_require(strcmp(o->shell[1], "-c") == 0 && o->shell[2] == words[count - 1] && !o->shell[3]);
     else

@@ -398,9 +398,9 @@ static void acquire_options(world *w, aflock_acquire_options *o, request *r)
                                      AFLOCK_FOLLOW,
                                      AFLOCK_DIRECTORY,
                                      AFLOCK_INHERIT,
-                                     AFLOCK_TRUNCATE,
-                                     AFLOCK_REPORT_CLOSE,
-                                     1u << 8};
+                                     AFLOCK_TRUNCATE | AFLOCK_REWIND,
+                                     AFLOCK_REPORT_CLOSE | AFLOCK_APPEND,
+                                     1u << 10};
     aflock_acquire_options_init(o);
     const unsigned what = fuzz_byte(&the_model.in), owner = below(8);
     o->timeout = duration();
@@ -434,10 +434,11 @@ static bool is_sane(const world *w, const lock_slot *slot, const aflock_acquire_
     bool is_foreign = false;
     for (int i = 0; i < TOKENS; i++)
         is_foreign |= o->token && the_model.tokens[i].token == o->token && the_model.tokens[i].ctx != w->host.ctx;
-    return o->mode <= AFLOCK_SHARED && o->flags < 1u << 8 && !is_foreign &&
+    return o->mode <= AFLOCK_SHARED && o->flags < 1u << 10 && !is_foreign &&
            (o->file_mode == AFLOCK_MODE_DEFAULT || o->file_mode <= 07777) &&
-           !(o->flags & AFLOCK_READ_ONLY && o->flags & AFLOCK_TRUNCATE) &&
-           !(slot->own && (o->flags & AFLOCK_TRUNCATE || o->file_mode != AFLOCK_MODE_DEFAULT));
+           !(o->flags & AFLOCK_READ_ONLY && o->flags & (AFLOCK_TRUNCATE | AFLOCK_APPEND)) &&
+           !(slot->own &&
+             (o->flags & (AFLOCK_TRUNCATE | AFLOCK_APPEND | AFLOCK_REWIND) || o->file_mode != AFLOCK_MODE_DEFAULT));
 }
 
 /* May a request be refused so, when it is made? */

@@ -1,6 +1,7 @@
 /* A process that locks one file with aflock, as it is told on its standard input, for tests against other programs.
  *
- *   peer [-o|-r] FILE        -o: open-file-description locks; -r: as SQLite locks a database
+ *   peer [-o|-r|-d|-t|-p] FILE   -o: open-file-description locks; -r: as SQLite locks a database; -d: a data file, read
+ *                                or appended to; -t: a temporary lock file; -p: a pid file
  *
  * Commands, one per line: "try MODE", "wait MODE" and "release", MODE being "exclusive" or "shared". Each is answered
  * by one line: OK, or the name of an error. A wait that finds the file taken says "waiting" first. Ends with its input,
@@ -13,7 +14,7 @@
 
 static aflock *lock;
 static aflock_req req;
-static int waiting;
+static int waiting, data;
 
 static void say(const char *text)
 {
@@ -45,6 +46,8 @@ static void obey(char *line)
     int status = AFLOCK_EINVAL;
     if (mode)
         o.mode = strcmp(mode, "shared") == 0 ? AFLOCK_SHARED : AFLOCK_EXCLUSIVE;
+    if (data)
+        o.flags = o.mode == AFLOCK_SHARED ? AFLOCK_DATA_READ : AFLOCK_DATA_APPEND;
     if (command && strcmp(command, "try") == 0) {
         o.timeout = 0;
         status = aflock_acquire(lock, &o, on_answer, NULL, &req);
@@ -58,7 +61,7 @@ static void obey(char *line)
         say(aflock_error_name(status));
 }
 
-static int open_peer(aflock_ctx **ctx, const char *file, aflock_protocol protocol)
+static int open_peer(aflock_ctx **ctx, const char *file, char kind)
 {
     aflock_ctx_options c;
     aflock_epoll_options e;
@@ -68,7 +71,9 @@ static int open_peer(aflock_ctx **ctx, const char *file, aflock_protocol protoco
     aflock_options_init(&o);
     c.trace = on_trace;
     e.ctx = &c;
-    o.protocol = protocol;
+    o.protocol = kind == 'o' ? AFLOCK_OFD : kind == 'r' ? AFLOCK_RW : kind == 'p' ? AFLOCK_PIDFILE : AFLOCK_NATIVE;
+    o.temporary = kind == 't';
+    data = kind == 'd';
     o.poll_interval = AFLOCK_MILLISECOND;
     int status = aflock_epoll_new(ctx, &e);
     return status ? status : aflock_open(&lock, *ctx, file, &o);
@@ -93,14 +98,10 @@ int main(int argc, char **argv)
 {
     aflock_ctx *ctx;
     int ended = 0;
-    aflock_protocol protocol = AFLOCK_NATIVE;
-    if (argc == 3 && strcmp(argv[1], "-o") == 0)
-        protocol = AFLOCK_OFD;
-    else if (argc == 3 && strcmp(argv[1], "-r") == 0)
-        protocol = AFLOCK_RW;
-    if (argc != 2 + (protocol != AFLOCK_NATIVE))
+    const char *kind = argc == 3 && strlen(argv[1]) == 2 && strchr("ordtp", argv[1][1]) ? argv[1] : NULL;
+    if (argc != (kind ? 3 : 2))
         return 2;
-    int status = open_peer(&ctx, argv[argc - 1], protocol);
+    int status = open_peer(&ctx, argv[argc - 1], kind ? kind[1] : '-');
     if (!status)
         status = aflock_epoll_watch(ctx, STDIN_FILENO, AFLOCK_EPOLL_READ, on_input, &ended);
     while (!status && !ended)

@@ -27,8 +27,8 @@ static const struct {
     const char *name;
     aflock_protocol protocol;
 } PROTOCOLS[] = {
-    {"native", AFLOCK_NATIVE}, {"ofd", AFLOCK_OFD},     {"rw", AFLOCK_RW},
-    {"soft", AFLOCK_SOFT},     {"lease", AFLOCK_LEASE}, {"strict", AFLOCK_STRICT},
+    {"native", AFLOCK_NATIVE}, {"ofd", AFLOCK_OFD},       {"rw", AFLOCK_RW},           {"soft", AFLOCK_SOFT},
+    {"lease", AFLOCK_LEASE},   {"strict", AFLOCK_STRICT}, {"soft-rw", AFLOCK_SOFT_RW},
 };
 enum { PROTOCOL_COUNT = sizeof PROTOCOLS / sizeof PROTOCOLS[0] };
 
@@ -110,6 +110,8 @@ static int do_open(named_lock *l, char **words, int count)
             o.protocol = PROTOCOLS[i].protocol;
     if (o.protocol == AFLOCK_LEASE)
         o.duration = 600 * AFLOCK_SECOND; /* no emulated machine is so slow, and no cut so long */
+    if (o.protocol == AFLOCK_SOFT_RW)
+        o.stale_after = 600 * AFLOCK_SECOND;
     if (count > 4)
         o.poll_interval = milliseconds(words[4]);
     l = &locks[lock_count++];

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WATCHDOG_S = 30 };
+enum { WATCHDOG_S = 90 };
 
 bool stall_enter_namespace(void)
 {
@@ -200,6 +200,13 @@ void stall_fail(stall *fs, unsigned calls, const char *fragment, int error)
 {
     stall_rule rule = rule_for(calls, fragment, 1);
     rule.error = error;
+    stall_set(fs, rule);
+}
+
+void stall_lie(stall *fs, unsigned calls, const char *fragment)
+{
+    stall_rule rule = rule_for(calls, fragment, STALL_ALWAYS);
+    rule.lies = true;
     stall_set(fs, rule);
 }
 

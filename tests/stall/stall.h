@@ -49,6 +49,7 @@ typedef struct stall_rule {
     int error;                 /* the answer, instead of doing it */
     unsigned after;            /* only once one of these requests was made for a path with the fragment */
     bool done;                 /* it is done nevertheless, and the delay, hanging or error comes after it */
+    bool lies;                 /* it is not done, and the answer says that it was; for locks */
 } stall_rule;
 
 typedef struct stall {
@@ -84,6 +85,7 @@ void stall_set(stall *fs, stall_rule rule);
 void stall_delay(stall *fs, uint64_t delay);                                 /* each request */
 void stall_hang(stall *fs, unsigned calls, const char *fragment);            /* before it is done */
 void stall_fail(stall *fs, unsigned calls, const char *fragment, int error); /* the next one */
+void stall_lie(stall *fs, unsigned calls, const char *fragment);             /* from now on */
 void stall_resume(stall *fs);                                                /* forgets all rules */
 
 bool stall_await_hung(stall *fs, unsigned count); /* false: not within 30 s */

@@ -12,7 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WATCHDOG_S = 10, SKIPPED = 77 };
+enum { WATCHDOG_S = 90, SKIPPED = 77 };
 
 stall *m, *n;
 unsigned stall_ticks;
@@ -25,6 +25,7 @@ const stall_protocol STALL_PROTOCOLS[STALL_PROTOCOL_COUNT] = {
     {"soft", AFLOCK_SOFT, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
     {"lease", AFLOCK_LEASE, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
     {"strict", AFLOCK_STRICT, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
+    {"soft-rw", AFLOCK_SOFT_RW, STALL_CREATE, "open", 1, AFLOCK_ESYS, true},
 };
 
 /* ----------------------------------------------------------------------------------------------------- the fixture */
@@ -112,17 +113,39 @@ static void claims_of(const char *path, const char *name, char claims[PATH_MAX])
     snprintf(claims, PATH_MAX, "%s.filelock%s", path, name);
 }
 
+/* What soft readers and writers have beside the path. */
+static void beside(const char *path, const char *what, char name[PATH_MAX])
+{
+    snprintf(name, PATH_MAX, "%s%s", path, what);
+}
+
+/* Or not there at all. */
+static bool is_empty(const char *name)
+{
+    bool empty = true;
+    DIR *folder = opendir(name);
+    for (const struct dirent *e; folder && (e = readdir(folder)) != NULL;)
+        empty = empty && e->d_name[0] == '.';
+    if (folder)
+        closedir(folder);
+    return empty;
+}
+
 static bool has_no_claims(const char *path)
 {
     char claims[PATH_MAX];
-    bool none = true;
     claims_of(path, "/claims", claims);
-    DIR *folder = opendir(claims);
-    for (const struct dirent *e; folder && (e = readdir(folder)) != NULL;)
-        none = none && e->d_name[0] == '.';
-    if (folder)
-        closedir(folder);
-    return none;
+    return is_empty(claims);
+}
+
+/* The state lock is nobody's, either. */
+static bool has_no_markers(const char *path)
+{
+    char writer[PATH_MAX], state[PATH_MAX], readers[PATH_MAX];
+    beside(path, ".write", writer);
+    beside(path, ".state", state);
+    beside(path, ".readers", readers);
+    return access(writer, F_OK) != 0 && access(state, F_OK) != 0 && is_empty(readers);
 }
 
 static int claim_by_hand(const char *path)
@@ -139,10 +162,22 @@ static int claim_by_hand(const char *path)
     return fd;
 }
 
+static int write_by_hand(const char *path)
+{
+    char writer[PATH_MAX];
+    beside(path, ".write", writer);
+    int fd = open(writer, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_gt(dprintf(fd, TOKEN "\n%d\nelsewhere.example\n", (int)getpid()), 0);
+    return fd;
+}
+
 bool stall_is_free(const stall_protocol *p, const char *path)
 {
     if (p->protocol == AFLOCK_STRICT)
         return has_no_claims(path);
+    if (p->protocol == AFLOCK_SOFT_RW)
+        return has_no_markers(path);
     if (p->marker)
         return access(path, F_OK) != 0;
     int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -156,6 +191,8 @@ int stall_foreign(const stall_protocol *p, const char *path)
 {
     if (p->protocol == AFLOCK_STRICT)
         return claim_by_hand(path);
+    if (p->protocol == AFLOCK_SOFT_RW)
+        return write_by_hand(path);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (p->marker ? O_EXCL : 0), 0666);
     ck_assert_int_ge(fd, 0);
     if (p->marker)
@@ -167,10 +204,13 @@ int stall_foreign(const stall_protocol *p, const char *path)
 
 void stall_foreign_end(const stall_protocol *p, const char *path, int fd)
 {
-    char claim[PATH_MAX];
-    claims_of(path, "/claims/held-v1-" TOKEN ".claim", claim);
+    char marker[PATH_MAX];
+    if (p->protocol == AFLOCK_STRICT)
+        claims_of(path, "/claims/held-v1-" TOKEN ".claim", marker);
+    else
+        beside(path, p->protocol == AFLOCK_SOFT_RW ? ".write" : "", marker);
     if (p->marker)
-        ck_assert_int_eq(unlink(p->protocol == AFLOCK_STRICT ? claim : path), 0);
+        ck_assert_int_eq(unlink(marker), 0);
     close(fd);
 }
 
@@ -242,6 +282,13 @@ static bool are_closed(const void *user)
 void stall_run_until_closed(int more)
 {
     stall_run_until(are_closed, &(wanted){NULL, NULL, stall_descriptors + more});
+}
+
+void check_loop_is_free(void)
+{
+    int cached = seam_on_loop(SEAM_OPEN_CACHED) + seam_on_loop(SEAM_IDENTIFY) + seam_on_loop(SEAM_CLOSE);
+    ck_assert_uint_eq(stall_by_watched(m), 0);
+    ck_assert_int_eq(seam_total_on_loop(), cached);
 }
 
 static void on_tick(aflock_ctx *ctx, void *user)

@@ -21,7 +21,7 @@ typedef struct stall_protocol {
 
 /* First those on the kernel's locks, then those with markers. */
 extern const stall_protocol STALL_PROTOCOLS[];
-enum { STALL_PROTOCOL_COUNT = 6, STALL_KERNEL_PROTOCOL_COUNT = 3 };
+enum { STALL_PROTOCOL_COUNT = 7, STALL_KERNEL_PROTOCOL_COUNT = 3 };
 
 void stall_scene_begin(void);
 void stall_scene_end(void);
@@ -49,6 +49,10 @@ void stall_run_until(bool (*holds)(const void *user), const void *user);
 void stall_run_until_answered(const answer *a);
 void stall_run_until_free(const stall_protocol *p, const char *path);
 void stall_run_until_closed(int more); /* no worker is there, and what is open is `stall_descriptors` and `more` */
+
+/* No request came from this thread. What the seam saw on it is what the kernel answers from its cache alone, and that
+ * only with AUTO. */
+void check_loop_is_free(void);
 
 /* A timer of the loop that goes on for ever: the loop is not blocked while this grows. */
 extern unsigned stall_ticks;

@@ -82,7 +82,7 @@ static bool meet(stall_call call, const char *path, stall_rule *rule)
     pthread_mutex_unlock(&fs->mutex);
     if (!rule->done)
         suffer(rule);
-    return rule->done || !rule->error;
+    return rule->done || !(rule->error || rule->lies);
 }
 
 /* After it: its answer, 0 or -errno. */
@@ -168,6 +168,12 @@ static int serve_truncate(const char *path, off_t size, struct fuse_file_info *i
     if (!info)
         return -EOPNOTSUPP;
     SERVE(STALL_OTHER, path, ftruncate(file_of(info), size));
+}
+
+static int serve_utimens(const char *path, const struct timespec times[2], struct fuse_file_info *info)
+{
+    SERVE(STALL_OTHER, path,
+          info ? futimens(file_of(info), times) : utimensat(root, below(path), times, AT_SYMLINK_NOFOLLOW));
 }
 
 static int open_file(const char *path, int flags, mode_t mode, struct fuse_file_info *info)
@@ -277,6 +283,7 @@ static const struct fuse_operations OPERATIONS = {
     .symlink = serve_symlink,
     .chmod = serve_chmod,
     .truncate = serve_truncate,
+    .utimens = serve_utimens,
     .open = serve_open,
     .create = serve_create,
     .read = serve_read,

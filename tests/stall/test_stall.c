@@ -14,9 +14,10 @@ enum {
     IOS = 2, /* AUTO and POOL */
     COMBINATIONS = STALL_PROTOCOL_COUNT * IOS,
     KERNEL_COMBINATIONS = STALL_KERNEL_PROTOCOL_COUNT * IOS,
-    SHORT_COMBINATIONS = COMBINATIONS - IOS, /* strict, the last one, makes some sixty requests each time */
-    DELAY_MS = STALL_CALL_MS,                /* 200; less where the code is slow, too */
-    TICK_MS = 5
+    SHORT_COMBINATIONS = COMBINATIONS - 2 * IOS, /* strict and soft-rw, the last ones, make some dozens of requests */
+    DELAY_MS = STALL_CALL_MS,                    /* 200; less where the code is slow, too */
+    TICK_MS = 5,
+    DEADLINE_MS = 500
 };
 
 static const stall_protocol *protocol_of(int i)
@@ -27,15 +28,6 @@ static const stall_protocol *protocol_of(int i)
 static aflock_io io_of(int i)
 {
     return i % IOS ? AFLOCK_IO_POOL : AFLOCK_IO_AUTO;
-}
-
-/* No request came from this thread. What the seam saw on it is what the kernel answers from its cache alone, and that
- * only with AUTO. */
-static void check_loop_is_free(void)
-{
-    int cached = seam_on_loop(SEAM_OPEN_CACHED) + seam_on_loop(SEAM_IDENTIFY) + seam_on_loop(SEAM_CLOSE);
-    ck_assert_uint_eq(stall_by_watched(m), 0);
-    ck_assert_int_eq(seam_total_on_loop(), cached);
 }
 
 /* -------------------------------------------------------------------------------------------------- calls of 200 ms */
@@ -143,14 +135,14 @@ static void contend(void)
 {
     for (EACH_SUBJECT) {
         s->foreign = stall_foreign(s->protocol, s->behind);
-        ask(s, 50 * MS, &s->got, NULL);
+        ask(s, DEADLINE_MS * MS, &s->got, NULL);
         ask(s, AFLOCK_FOREVER, &s->second, &s->next);
         ck_assert_int_eq(aflock_cancel(s->lock, s->next), 0);
     }
     for (EACH_SUBJECT)
         await(&s->second, AFLOCK_ECANCELED);
-    for (EACH_SUBJECT)
-        ck_assert_int_eq(s->got.count, 0); /* a cancel is answered at once, a deadline not before its time */
+    for (EACH_SUBJECT) /* a cancel is answered at once, a deadline not before its time, if that has not come by now */
+        ck_assert(s->got.count == 0 || s->got.result.waited >= DEADLINE_MS * MS);
     for (EACH_SUBJECT)
         await(&s->got, AFLOCK_ETIMEDOUT);
     for (EACH_SUBJECT)

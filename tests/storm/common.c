@@ -327,6 +327,7 @@ const protocol protocols[] = {
     {"soft", AFLOCK_SOFT, true, false, marker_take, marker_drop},
     {"lease", AFLOCK_LEASE, true, false, NULL, NULL}, /* no strangers: storm-markers */
     {"strict", AFLOCK_STRICT, true, false, NULL, NULL},
+    {"soft-rw", AFLOCK_SOFT_RW, true, false, NULL, NULL},
     {NULL, AFLOCK_NATIVE, false, false, NULL, NULL},
 };
 

@@ -459,7 +459,7 @@ void worker_run(const protocol *p, uint64_t seed, unsigned seat, unsigned life)
         if (w.fd >= 0)
             close(w.fd);
     } while (w.again);
-    for (int i = 0; i < 5000 && open_descriptors() != descriptors; i++)
+    for (int i = 0; i < 30000 && open_descriptors() != descriptors; i++)
         usleep(1000); /* the kit closes one on a thread */
     require(open_descriptors() == descriptors);
     exit(0);

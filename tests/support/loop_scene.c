@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WATCHDOG_S = 20 }; /* of libcheck: what does not return fails */
+enum { WATCHDOG_S = 60 }; /* of libcheck: what does not return fails */
 
 aflock_ctx *loop_context, *loop_made_inside;
 aflock *loop_lock;
@@ -134,7 +134,7 @@ void loop_make_inside(aflock *lock)
 
 void loop_free_context(aflock_ctx **context)
 {
-    ck_assert_int_eq(aflock_ctx_free(*context, AFLOCK_SECOND), 0);
+    ck_assert_int_eq(aflock_ctx_free(*context, 30 * AFLOCK_SECOND), 0);
     *context = NULL;
 }
 

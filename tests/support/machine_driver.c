@@ -423,7 +423,7 @@ int driver_run(const char *suite, void (*setup)(void), const TTest *const *tests
 {
     Suite *s = suite_create(suite);
     TCase *cases = tcase_create(suite);
-    tcase_set_timeout(cases, 30);
+    tcase_set_timeout(cases, 60);
     tcase_add_checked_fixture(cases, setup, NULL);
     for (; *tests; tests++)
         tcase_add_test(cases, *tests);

@@ -42,6 +42,7 @@ typedef struct sight {
     char host[256], token[64];
 } sight;
 sight look(aflock *lock);
+sight look_in_vain(aflock *lock, int status); /* that is what is answered */
 
 /* The context's boot-time clock stands still at `boot`, and its clock of files at `real` (0: it goes). To be called
  * before the first lock is opened. Another process has its own. */

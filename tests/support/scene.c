@@ -1,6 +1,7 @@
 /* See scene.h. */
 #include "support/scene.h"
 
+#include "runtime/runtime.h"
 #include "support/folder.h"
 
 #include <dirent.h>
@@ -16,7 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WATCHDOG = 5 }; /* seconds */
+enum { WATCHDOG = 30 }; /* seconds: on a busy machine a thread may wait long for its turn */
 
 aflock_ctx *scene;
 char scene_directory[PATH_MAX];
@@ -64,12 +65,12 @@ void scene_make_context(void)
 
 void scene_free_context(void)
 {
-    if (!scene)
-        return;
-    ck_assert_int_eq(aflock_ctx_free(scene, 5 * AFLOCK_SECOND), 0);
-    scene = NULL;
-    ck_assert_int_eq(answered, asked);
-    scene_await_descriptors(descriptors_before);
+    if (scene) {
+        ck_assert_int_eq(aflock_ctx_free(scene, WATCHDOG * AFLOCK_SECOND), 0);
+        scene = NULL;
+        ck_assert_int_eq(answered, asked);
+    }
+    scene_await_descriptors(descriptors_before); /* of the workers of a context that a test ended itself, too */
 }
 
 void scene_begin(void)
@@ -124,17 +125,49 @@ void scene_answer(aflock *lock, const aflock_result *result, void *user)
     snprintf(a->token, sizeof a->token, "%s", result->token ? result->token : "");
 }
 
+void scene_hand_on_for_ever(void)
+{
+    afl_machine_config *config = &scene->machine.config;
+    config->handoff_grants = UINT32_MAX;
+    config->handoff_time = config->check_interval = AFLOCK_FOREVER;
+}
+
 void scene_expect(int answers)
 {
     asked += answers;
 }
 
+static time_t seconds(void)
+{
+    struct timespec t;
+    ck_assert_int_eq(clock_gettime(CLOCK_MONOTONIC, &t), 0);
+    return t.tv_sec;
+}
+
+/* Where tests have to fail (scripts/mutate) nobody wants to wait so long for it. */
+time_t scene_limit(void)
+{
+    const char *chosen = getenv("AFLOCK_TEST_WATCHDOG");
+    return seconds() + (chosen ? atoi(chosen) : WATCHDOG);
+}
+
+void scene_nap(time_t limit, const char *what)
+{
+    ck_assert_msg(seconds() < limit, "it never came that %s", what);
+    usleep(1000);
+}
+
+void scene_turn(time_t limit, const char *what)
+{
+    ck_assert_msg(seconds() < limit, "it never came that %s", what);
+    ck_assert_int_eq(aflock_epoll_run_once(scene, 5 * AFLOCK_MILLISECOND), 0);
+}
+
 void scene_run_until(const int *counter, int value)
 {
-    time_t end = time(NULL) + WATCHDOG;
-    while (*counter < value) {
+    for (time_t limit = scene_limit(); *counter < value;) {
         ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
-        ck_assert_msg(time(NULL) < end, "nothing came");
+        ck_assert_msg(seconds() < limit, "nothing came");
     }
 }
 
@@ -190,6 +223,30 @@ bool scene_is_free(const char *path, int operation)
     ck_assert(rc == 0 || errno == EWOULDBLOCK);
     close(fd);
     return rc == 0;
+}
+
+static bool is_blocked(const char *path)
+{
+    char line[256], inode[32];
+    struct stat st;
+    bool found = false;
+    FILE *locks = fopen("/proc/locks", "re");
+    ck_assert_ptr_nonnull(locks);
+    ck_assert_int_eq(stat(path, &st), 0);
+    snprintf(inode, sizeof inode, ":%lu ", (unsigned long)st.st_ino);
+    while (fgets(line, sizeof line, locks))
+        found |= strstr(line, "-> FLOCK") && strstr(line, inode);
+    fclose(locks);
+    return found;
+}
+
+void scene_await_blocked(const char *path)
+{
+    time_t end = time(NULL) + WATCHDOG;
+    while (!is_blocked(path)) {
+        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_MILLISECOND), 0);
+        ck_assert_msg(time(NULL) < end, "nobody is blocked");
+    }
 }
 
 pid_t scene_holder(const char *path, int flags, int operation)
@@ -253,7 +310,7 @@ int scene_descriptors(void)
 
 void scene_await_descriptors(int expected)
 {
-    for (int i = 0; i < 5000 && scene_descriptors() != expected; i++)
+    for (time_t limit = scene_limit(); scene_descriptors() != expected && seconds() < limit;)
         usleep(1000);
     ck_assert_int_eq(scene_descriptors(), expected);
 }
@@ -323,5 +380,5 @@ int scene_main_within(int seconds, const char *name, const TTest *const once[], 
 
 int scene_main(const char *name, const TTest *const once[], const TTest *const each[])
 {
-    return scene_main_within(6 * WATCHDOG, name, once, each);
+    return scene_main_within(3 * WATCHDOG, name, once, each);
 }

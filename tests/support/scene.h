@@ -12,6 +12,7 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <sys/types.h>
+#include <time.h>
 
 extern aflock_ctx *scene;
 extern char scene_directory[PATH_MAX];
@@ -38,7 +39,8 @@ void scene_end(void);
 /* A folder around all scenes of the case, so that nothing stays even if tests crash. */
 void scene_folder(TCase *tcase);
 
-/* The context alone; begin and end call them. */
+/* The context alone; begin and end call them. scene_free_context also waits for the workers of one that the test has
+ * ended itself (scene is NULL then), so that nobody writes into the folder any more. */
 void scene_make_context(void);
 void scene_free_context(void);
 
@@ -48,11 +50,26 @@ aflock_acquire_options scene_options(uint32_t more_flags, uint32_t fewer_flags);
 /* The callback of everything below: user is an answer. */
 void scene_answer(aflock *lock, const aflock_result *result, void *user);
 
+/* From now on runs of hand-offs do not end, and files that are handed on are not compared with their paths. */
+void scene_hand_on_for_ever(void);
+
 /* Says that so many answers more have to come through scene_answer. */
 void scene_expect(int answers);
 
 /* Runs the loop until *counter is at least `value`; a watchdog fails the test. */
 void scene_run_until(const int *counter, int value);
+
+/* Waits until a condition holds, which somebody else sees to: sleeping, or running the loop. A watchdog fails the test.
+ */
+#define scene_await(condition)                         \
+    for (time_t limit_ = scene_limit(); !(condition);) \
+    scene_nap(limit_, #condition)
+#define scene_turn_until(condition)                    \
+    for (time_t limit_ = scene_limit(); !(condition);) \
+    scene_turn(limit_, #condition)
+time_t scene_limit(void);
+void scene_nap(time_t limit, const char *what);
+void scene_turn(time_t limit, const char *what);
 
 /* Acquires and waits for the answer. NULL: defaults. */
 answer scene_acquire(aflock *lock, const aflock_acquire_options *options);
@@ -65,6 +82,9 @@ void scene_must_work(aflock *lock);
 
 /* Whether somebody with a descriptor of his own would get the flock now; `operation`: LOCK_SH or LOCK_EX. */
 bool scene_is_free(const char *path, int operation);
+
+/* Runs the loop until somebody is blocked in the kernel for a flock on the path; a watchdog fails the test. */
+void scene_await_blocked(const char *path);
 
 /* Another process that opens the path (`flags` for open), flocks it, and holds it until it is told to end. */
 pid_t scene_holder(const char *path, int flags, int operation);

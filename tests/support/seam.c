@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HANGS = 4, FRAGMENT = 64, WATCHDOG_S = 10 };
+enum { HANGS = 4, FRAGMENT = 64, WATCHDOG_S = 30 };
 
 void (*seam_waits)(uint64_t timeout);
 
@@ -69,6 +69,8 @@ const char *seam_name(seam_call call)
         [SEAM_FCHMOD] = "fchmod",
         [SEAM_FTRUNCATE] = "ftruncate",
         [SEAM_TOUCH] = "touch",
+        [SEAM_SYNC] = "fsync",
+        [SEAM_REWIND] = "lseek",
         [SEAM_WRITE] = "write",
         [SEAM_UNLINK] = "unlink",
         [SEAM_RENAME] = "rename",
@@ -415,6 +417,16 @@ static int seam_touch(int fd)
     return end(SEAM_TOUCH, fd, begin(SEAM_TOUCH, fd, NULL) ? afl_sys_linux.touch(fd) : -1);
 }
 
+static int seam_sync(int fd)
+{
+    return end(SEAM_SYNC, fd, begin(SEAM_SYNC, fd, NULL) ? afl_sys_linux.sync(fd) : -1);
+}
+
+static int seam_rewind(int fd)
+{
+    return end(SEAM_REWIND, fd, begin(SEAM_REWIND, fd, NULL) ? afl_sys_linux.rewind(fd) : -1);
+}
+
 static ssize_t seam_write(int fd, const void *buffer, size_t size)
 {
     return end(SEAM_WRITE, fd, begin(SEAM_WRITE, fd, NULL) ? (int)afl_sys_linux.write(fd, buffer, size) : -1);
@@ -550,6 +562,8 @@ void seam_install(aflock_ctx *ctx)
         table.fchmod = seam_fchmod;
         table.ftruncate = seam_ftruncate;
         table.touch = seam_touch;
+        table.sync = seam_sync;
+        table.rewind = seam_rewind;
         table.write = seam_write;
         table.unlink = seam_unlink;
         table.rename = seam_rename;

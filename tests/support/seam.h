@@ -25,6 +25,7 @@ typedef enum seam_call {
     SEAM_FCHMOD,
     SEAM_FTRUNCATE,
     SEAM_TOUCH,
+    SEAM_SYNC,
     SEAM_WRITE,
     SEAM_UNLINK,
     SEAM_RENAME,
@@ -36,6 +37,7 @@ typedef enum seam_call {
     SEAM_READ_HEAD,
     SEAM_READLINK,
     SEAM_DUP, /* from here on: calls that reach no file system */
+    SEAM_REWIND,
     SEAM_GETCWD,
     SEAM_GETFD,
     SEAM_HOSTNAME, /* from here on: who holds a marker */

@@ -1,6 +1,8 @@
 /* See soft_rw_scene.h. */
 #include "support/soft_rw_scene.h"
 
+#include "runtime/runtime.h"
+
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
@@ -112,10 +114,19 @@ void soft_rw_must_be_woken(aflock *lock, const answer *a)
     must_release(lock, a->result.req);
 }
 
+/* An attempt whose request has left does not keep the loop alive; what it has made is still to be taken back. */
+static bool is_under_way(void)
+{
+    for (const afl_place *p = scene->places; p; p = p->all_next)
+        if (p->path.op || p->path.grip == AFL_GRIP_PENDING)
+            return true;
+    return false;
+}
+
 void soft_rw_rest(void)
 {
-    while (aflock_epoll_alive(scene))
-        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
+    while (aflock_epoll_alive(scene) || is_under_way())
+        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_MILLISECOND), 0);
 }
 
 /* ------------------------------------------------------------------------------------------------------- the others */

@@ -39,7 +39,7 @@ aflock *open_soft(int io)
 
 aflock_req must_hold_soft(aflock *lock)
 {
-    answer a = try_for(lock, 5 * AFLOCK_SECOND);
+    answer a = try_for(lock, 30 * AFLOCK_SECOND);
     ck_assert_msg(a.result.status == 0, "%s at %s", aflock_error_name(a.result.status), a.step);
     ck_assert_int_eq(a.result.fd, -1);
     must_be_ours_soft("lock");

@@ -38,7 +38,7 @@ answer strict_try(aflock *lock, uint64_t timeout)
 
 aflock_req strict_hold(aflock *lock)
 {
-    answer a = strict_try(lock, 5 * AFLOCK_SECOND);
+    answer a = strict_try(lock, 30 * AFLOCK_SECOND);
     ck_assert_msg(a.result.status == 0, "%s at %s (%s): %s", aflock_error_name(a.result.status), a.step,
                   strerror(a.result.sys_errno), a.detail);
     ck_assert_int_eq(a.result.fd, -1);
@@ -62,12 +62,14 @@ void strict_must_get(aflock *lock)
     ck_assert_int_eq(scene_size("lock"), SENTINEL_SIZE);
 }
 
-void strict_wait_for(aflock *lock, answer *a)
+aflock_req strict_wait_for(aflock *lock, answer *a)
 {
+    aflock_req req;
     int contended = scene_contended;
-    ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, a, NULL), 0);
+    ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, a, &req), 0);
     scene_expect(1);
     scene_run_until(&scene_contended, contended + 2);
+    return req;
 }
 
 void strict_must_be_woken(aflock *lock, const answer *a)

@@ -23,7 +23,7 @@ void strict_release(aflock *lock, aflock_req req);
 void strict_must_get(aflock *lock); /* and leaves the sentinel and an empty folder */
 
 /* Waits until it was found taken. */
-void strict_wait_for(aflock *lock, answer *a);
+aflock_req strict_wait_for(aflock *lock, answer *a);
 void strict_must_be_woken(aflock *lock, const answer *a);
 
 /* Others. A state is "held" or "intent"; the file lies in FOLDER, which is made. */

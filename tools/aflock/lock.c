@@ -3,13 +3,15 @@
  * A lock on a file is never unlocked here: as with flock(1) it lives in the open file description, which the command
  * and all that it starts may inherit, and ends when the last of them closes it. So after a success on a path the
  * context is kept until the process ends (aflock_ctx_free would unlock). With a descriptor of the caller's it is freed
- * at once. A marker, asked for or fallen back to, is taken away when the command has ended; while that runs, the loop
- * goes on refreshing a lease.
+ * at once. A marker, asked for or fallen back to, or a file that goes with the lock, is taken away when the command has
+ * ended; while that runs, the loop goes on refreshing a lease.
  */
 #include "lock.h"
 
+#include "many.h"
 #include "message.h"
 #include "progress.h"
+#include "waiter.h"
 
 #include <aflock/epoll.h>
 #include <errno.h>
@@ -23,32 +25,6 @@
 #include <unistd.h>
 
 #define PATIENCE (5 * AFLOCK_SECOND) /* with a command that was told to end */
-
-typedef struct waiter {
-    const options *options;
-    const signals *signals;
-    aflock_ctx *ctx;
-    aflock *lock;
-    aflock_req req;
-    uint64_t started;
-    int contended;  /* an attempt found the lock taken */
-    int watching;   /* the wait is being shown */
-    int asking;     /* who holds the lock is being found out */
-    int threadless; /* no thread could be started: everything happens in the loop */
-    int marker;     /* what is held is a marker */
-    int signal;     /* that ended the wait, or 0 */
-    int running;    /* the command is: signals are not for the loop */
-    int ended;      /* the command has */
-    int lost;       /* the lease was: LOCK_LOST, until it was told, then 1 */
-    int overdue;    /* LOCK_OVERDUE, until it was told */
-    int answered;
-    int status; /* the answer: 0 or AFLOCK_E... */
-    int sys_errno;
-    int cleanup_errno;
-    char step[32];
-    char detail[2 * PATH_MAX]; /* what the library says of files that are not as they have to be, or "" */
-    progress progress;
-} waiter;
 
 /* Process-wide on purpose: what it points to must be reachable until the process ends. */
 static waiter the_waiter;
@@ -123,23 +99,13 @@ static void on_signal(aflock_ctx *ctx, int fd, unsigned events, void *user)
     }
 }
 
-static void answer(waiter *w, int status, int sys_errno, const char *step)
-{
-    w->answered = 1;
-    w->status = status;
-    w->sys_errno = sys_errno;
-    w->cleanup_errno = 0;
-    w->detail[0] = '\0';
-    snprintf(w->step, sizeof w->step, "%s", step ? step : "");
-}
-
 static void on_lock(aflock *lock, const aflock_result *result, void *user)
 {
     waiter *w = user;
 
     (void)lock;
-    w->marker = result->status == 0 && result->fd < 0;
-    answer(w, result->status, result->sys_errno, result->step);
+    w->marker = result->status == 0 && (result->fd < 0 || is_by_marker(w->options));
+    waiter_answer(w, result->status, result->sys_errno, result->step);
     snprintf(w->detail, sizeof w->detail, "%s", result->detail ? result->detail : "");
 }
 
@@ -148,7 +114,7 @@ static void on_release(aflock *lock, const aflock_result *result, void *user)
     waiter *w = user;
 
     (void)lock;
-    answer(w, result->status, result->sys_errno, result->step);
+    waiter_answer(w, result->status, result->sys_errno, result->step);
     w->cleanup_errno = result->cleanup_errno;
     snprintf(w->detail, sizeof w->detail, "%s", result->detail ? result->detail : "");
 }
@@ -172,7 +138,7 @@ static void run(waiter *w)
     while (!w->answered && !w->signal) {
         int status = aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER);
         if (status != 0) {
-            answer(w, status, status == AFLOCK_ESYS ? errno : 0, "event loop");
+            waiter_answer(w, status, status == AFLOCK_ESYS ? errno : 0, "event loop");
         } else if (w->contended && w->options->verbose && w->options->timeout > 0 && !w->watching && !w->answered) {
             w->watching = 1;
             show_wait(w);
@@ -181,7 +147,17 @@ static void run(waiter *w)
     progress_clear(&w->progress);
 }
 
-static int open_lock(waiter *w, const char *path, int fd)
+/* What an earlier request has used, which was answered. */
+static void close_lock(waiter *w)
+{
+    if (is_many(w->options))
+        many_close(w);
+    else
+        (void)aflock_close(w->lock);
+    w->lock = NULL;
+}
+
+static int open_lock(waiter *w, const char *path, int fd, uint32_t flags)
 {
     aflock_options lo;
 
@@ -191,9 +167,12 @@ static int open_lock(waiter *w, const char *path, int fd)
         lo.duration = w->options->duration;
     if (w->options->protocol == AFLOCK_SOFT_RW)
         lo.stale_after = w->options->duration;
+    lo.temporary = w->options->temporary;
     lo.soft_fallback = path && w->options->soft_fallback;
     if (w->threadless)
         lo.io = AFLOCK_IO_INLINE;
+    if (is_many(w->options))
+        return many_open(w, &lo, flags);
     return path ? aflock_open(&w->lock, w->ctx, path, &lo) : aflock_open_fd(&w->lock, w->ctx, fd, &lo);
 }
 
@@ -225,6 +204,11 @@ static void on_compromise(aflock *lock, aflock_req req, const aflock_compromise 
         w->overdue = LOCK_OVERDUE;
 }
 
+static int request(waiter *w, const aflock_acquire_options *ao)
+{
+    return is_many(w->options) ? many_ask(w, ao) : aflock_acquire(w->lock, ao, on_lock, w, &w->req);
+}
+
 /* One request, from its start to its answer. */
 static void ask(waiter *w, uint32_t flags, uint64_t timeout)
 {
@@ -240,9 +224,9 @@ static void ask(waiter *w, uint32_t flags, uint64_t timeout)
         ao.on_compromise = on_compromise;
         ao.on_compromise_user = w;
     }
-    status = aflock_acquire(w->lock, &ao, on_lock, w, &w->req);
+    status = request(w, &ao);
     if (status != 0)
-        answer(w, status, 0, "acquire");
+        waiter_answer(w, status, status == AFLOCK_ESYS ? errno : 0, "acquire");
     run(w);
 }
 
@@ -254,12 +238,11 @@ static void open_and_ask(waiter *w, const char *path, int fd, uint32_t flags)
     int status;
 
     (void)aflock_epoll_timer_cancel(w->ctx, on_second, w);
-    (void)aflock_close(w->lock); /* of an earlier request, which was answered */
-    w->lock = NULL;
+    close_lock(w);
     w->watching = 0;
-    status = open_lock(w, path, fd);
+    status = open_lock(w, path, fd, flags);
     if (status != 0) {
-        answer(w, status, 0, "open");
+        waiter_answer(w, status, 0, "open");
         return;
     }
     ask(w, flags, timeout == AFLOCK_FOREVER ? timeout : 0);
@@ -302,114 +285,6 @@ static void find_holder(waiter *w)
         if (aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER) != 0)
             return;
     }
-}
-
-/* ------------------------------------------------------------------------------------------------------- the answer */
-
-/* Was it the locking that failed, not the opening? */
-static int lock_failed(const waiter *w)
-{
-    static const char *const steps[] = {"flock", "fcntl", "acquire", "duration", "event loop"};
-
-    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
-        if (strcmp(w->step, steps[i]) == 0)
-            return 1;
-    }
-    return !w->options->file;
-}
-
-/* The exit status that flock(1) has for this failure. */
-static int failure_status(const waiter *w)
-{
-    if (w->status == AFLOCK_EPROTO)
-        return EX_DATAERR;
-    switch (w->sys_errno ? w->sys_errno : w->status) {
-    case ENOMEM:
-    case AFLOCK_ENOMEM:
-        return EX_OSERR;
-    case AFLOCK_EPROTO:
-        return EX_DATAERR;
-    case ENOLCK:
-        return lock_failed(w) ? EX_OSERR : EX_NOINPUT;
-    case EMFILE:
-    case ENFILE:
-    case AFLOCK_EMFILE:
-        return lock_failed(w) ? EX_DATAERR : EX_OSERR;
-    case EROFS:
-    case ENOSPC:
-        return lock_failed(w) ? EX_DATAERR : EX_CANTCREAT;
-    default:
-        return lock_failed(w) ? EX_DATAERR : EX_NOINPUT;
-    }
-}
-
-static const char *target(const options *o)
-{
-    static char number[16];
-
-    if (o->file)
-        return o->file;
-    snprintf(number, sizeof number, "%d", o->fd);
-    return number;
-}
-
-static int is_conflict(const waiter *w)
-{
-    return w->status == AFLOCK_EWOULDBLOCK || w->status == AFLOCK_ETIMEDOUT;
-}
-
-static const char *reason(const waiter *w)
-{
-    if (strcmp(w->step, "fcntl") == 0 && w->sys_errno == EBADF) /* record locks need access, unlike those of flock(2) */
-        return w->options->mode == AFLOCK_EXCLUSIVE ? "it is not open for writing" : "it is not open for reading";
-    return w->sys_errno ? strerror(w->sys_errno) : aflock_strerror(w->status);
-}
-
-/* What a detail leaves to be said: not what is wrong with the file that it names, but that the system refused. */
-static const char *cause(const waiter *w)
-{
-    static const int REFUSALS[] = {EACCES, EPERM, EROFS, ENOSPC, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM};
-    static char text[128];
-
-    for (size_t i = 0; i < sizeof REFUSALS / sizeof REFUSALS[0]; i++)
-        if (w->sys_errno == REFUSALS[i]) {
-            snprintf(text, sizeof text, ": %s", strerror(w->sys_errno));
-            return text;
-        }
-    return "";
-}
-
-/* What would have helped. */
-static const char *advice(const waiter *w)
-{
-    return strcmp(w->step, "flock") == 0 && w->sys_errno == ENOSYS && w->options->file ? "; see --soft-fallback" : "";
-}
-
-static int failure(const waiter *w)
-{
-    const options *o = w->options;
-
-    if (is_conflict(w)) {
-        if (o->verbose)
-            complain("%s: %s%s",
-                     w->status == AFLOCK_EWOULDBLOCK ? "failed to get lock" : "timeout while waiting to get lock",
-                     target(o), w->progress.holder);
-        return o->conflict_status;
-    }
-    if (w->status == AFLOCK_EPROTO && o->protocol == AFLOCK_RW)
-        complain("cannot lock '%s': %s", target(o),
-                 strcmp(w->step, "WAL mode") == 0 ? "its connections lock something else, as it is in WAL mode"
-                                                  : "it is neither a database nor empty");
-    else if (w->status == AFLOCK_EMISMATCH && strcmp(w->step, "duration") == 0)
-        complain("cannot lock '%s': the lease that is there has another duration", target(o));
-    else if (w->detail[0])
-        complain("cannot lock '%s': %s%s", target(o), w->detail, cause(w));
-    else if (strcmp(w->step, "open") == 0)
-        complain("cannot open lock file '%s': %s", target(o), reason(w));
-    else
-        complain("cannot %s '%s': %s: %s%s", lock_failed(w) ? "lock" : "open lock file", target(o), w->step, reason(w),
-                 advice(w));
-    return failure_status(w);
 }
 
 static void report_time(const options *o, uint64_t waited)
@@ -458,8 +333,8 @@ static int open_anything(const waiter *w)
 
 static int open_failed(waiter *w)
 {
-    answer(w, AFLOCK_ESYS, errno, "open");
-    return failure(w);
+    waiter_answer(w, AFLOCK_ESYS, errno, "open");
+    return waiter_failure(w);
 }
 
 /* -u: there is nothing to wait for, and on a file that was just opened nothing to drop. */
@@ -473,8 +348,8 @@ static int drop(waiter *w)
     if (fd < 0 && o->file)
         return open_failed(w);
     if (o->protocol == AFLOCK_OFD ? fcntl(fd, F_OFD_SETLK, &whole_file) != 0 : flock(fd, LOCK_UN) != 0) {
-        answer(w, AFLOCK_ESYS, errno, o->protocol == AFLOCK_OFD ? "fcntl" : "flock");
-        return failure(w);
+        waiter_answer(w, AFLOCK_ESYS, errno, o->protocol == AFLOCK_OFD ? "fcntl" : "flock");
+        return waiter_failure(w);
     }
     report_time(o, now() - started);
     return GO_ON;
@@ -499,7 +374,7 @@ static uint32_t file_flags(const options *o)
 /* On NFS flock(2) is a record lock, which an exclusive holder must be able to write. */
 static int wants_write_access(const waiter *w)
 {
-    return !w->signal && lock_failed(w) && (w->sys_errno == EBADF || w->sys_errno == EIO) &&
+    return !w->signal && waiter_lock_failed(w) && (w->sys_errno == EBADF || w->sys_errno == EIO) &&
            w->options->mode == AFLOCK_EXCLUSIVE && access(w->options->file, R_OK | W_OK) == 0;
 }
 
@@ -530,6 +405,10 @@ static int take_file(waiter *w)
 
     if (is_by_marker(w->options)) {
         wait_for(w, path, -1, AFLOCK_CREATE);
+        return GO_ON;
+    }
+    if (is_many(w->options)) {
+        wait_for(w, path, -1, flags);
         return GO_ON;
     }
     if (w->options->protocol != AFLOCK_RW && (!*path || insists_on_directory(path)))
@@ -583,20 +462,22 @@ int lock_take(const options *o, const signals *s)
     if ((status = start(w)) != GO_ON)
         return status;
     if (o->verbose)
-        progress_init(&w->progress, target(o));
+        progress_init(&w->progress, waiter_target(o));
     w->started = now();
     if (o->file)
         status = take_file(w);
     else
         wait_for(w, NULL, o->fd, 0);
-    if (o->verbose && is_conflict(w) && !w->signal)
+    if (o->verbose && waiter_is_conflict(w) && !w->signal)
         find_holder(w);
-    if (w->signal || w->status != 0 || !o->file)
+    if (w->signal || w->status != 0 || !o->file) {
+        many_close(w);
         (void)aflock_ctx_free(w->ctx, grace(o));
+    }
     if (w->signal)
         die_by(s, w->signal);
     if (status == GO_ON && w->status != 0)
-        status = failure(w);
+        status = waiter_failure(w);
     if (status == GO_ON && w->marker && o->soft_fallback && o->verbose)
         report("the file system has no flock: locked by a marker");
     if (status == GO_ON)
@@ -654,6 +535,14 @@ int lock_is_lost(void)
     return w->lost != 0;
 }
 
+static const char *left_name(const options *o)
+{
+    return o->protocol == AFLOCK_STRICT    ? "claims on"
+           : o->protocol == AFLOCK_PIDFILE ? "pid file"
+           : o->temporary                  ? "lock file"
+                                           : "marker";
+}
+
 void lock_give_back(void)
 {
     waiter *w = &the_waiter;
@@ -665,13 +554,16 @@ void lock_give_back(void)
     w->answered = w->contended = 0;
     status = aflock_release(w->lock, w->req, on_release, w);
     if (status != 0)
-        answer(w, status, 0, "release");
+        waiter_answer(w, status, 0, "release");
     run(w);
     if (w->answered && w->status != 0)
-        complain("cannot remove the %s '%s': %s: %s", w->options->protocol == AFLOCK_STRICT ? "claims on" : "marker",
-                 target(w->options), w->step, reason(w));
+        complain("cannot remove the %s '%s': %s: %s", left_name(w->options), waiter_target(w->options), w->step,
+                 waiter_reason(w));
     else if (w->answered && w->cleanup_errno && w->options->protocol == AFLOCK_STRICT)
-        complain("cannot remove a claim on '%s' yet: %s", target(w->options), strerror(w->cleanup_errno));
+        complain("cannot remove a claim on '%s' yet: %s", waiter_target(w->options), strerror(w->cleanup_errno));
+    else if (w->answered && w->cleanup_errno)
+        complain("cannot remove the %s '%s': %s", left_name(w->options), waiter_target(w->options),
+                 strerror(w->cleanup_errno));
     (void)aflock_ctx_free(w->ctx, grace(w->options));
     if (w->signal)
         die_by(w->signals, w->signal);

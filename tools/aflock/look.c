@@ -122,6 +122,9 @@ static int ask(look *l, aflock_protocol protocol, aflock_holder *holder, look *t
     if (holder == &l->soft_rw) {
         q.host = l->soft_rw_host;
         q.token = l->soft_rw_token;
+    } else if (holder == &l->state) {
+        q.host = l->state_host;
+        q.token = l->state_token;
     } else if (texts) {
         q.host = l->host;
         q.token = l->token;
@@ -168,20 +171,90 @@ static int ask_marker(look *l)
     return status;
 }
 
-/* Of a path that need not be there: it is locked by what is beside it. */
-static int ask_soft_rw(look *l)
+/* The path and an ending, if something of that name is there. */
+static int is_beside(const char *path, const char *ending, char name[PATH_MAX], struct stat *st)
 {
-    static const char *const beside[] = {".write", ".readers"};
+    const int length = snprintf(name, PATH_MAX, "%s%s", path, ending);
+
+    return length > 0 && length < PATH_MAX && fstatat(AT_FDCWD, name, st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Of a path that need not be there: it is locked by what is beside it. */
+static int ask_beside(look *l, const char *path)
+{
+    const char *const asked = l->path;
     char name[PATH_MAX];
     struct stat st;
-    int there = 0;
+    int status;
 
-    for (size_t i = 0; i < sizeof beside / sizeof beside[0]; i++) {
-        const int length = snprintf(name, sizeof name, "%s%s", l->path, beside[i]);
-
-        there |= length > 0 && length < (int)sizeof name && fstatat(AT_FDCWD, name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!is_beside(path, ".write", name, &st) && !is_beside(path, ".readers", name, &st) &&
+        !is_beside(path, ".state", name, &st))
+        return 0;
+    l->path = path;
+    status = ask(l, AFLOCK_SOFT_RW, &l->soft_rw, l);
+    if (*l->problem) {
+        memcpy(l->soft_rw_problem, l->problem, sizeof l->problem);
+        l->problem[0] = '\0';
+        status = 0;
     }
-    return there ? ask(l, AFLOCK_SOFT_RW, &l->soft_rw, l) : 0;
+    if (status == 0 && l->soft_rw.blocked && is_beside(path, ".state", name, &st)) {
+        l->path = name;
+        status = ask(l, AFLOCK_SOFT, &l->state, l);
+    }
+    l->path = asked;
+    return status;
+}
+
+/* The length of the path before this ending, or 0. */
+static size_t length_before(const char *path, const char *ending)
+{
+    const size_t length = strlen(path), end = strlen(ending);
+
+    return length > end && length < PATH_MAX && strcmp(path + length - end, ending) == 0 ? length - end : 0;
+}
+
+/* Is it the writer's marker of somebody who can be told, or the folder of those who read? */
+static int is_marker_of(const look *l, const char *ending)
+{
+    const aflock_holder *holder = &l->soft_rw;
+
+    if (strcmp(ending, ".readers") == 0)
+        return S_ISDIR(l->st.st_mode) && holder->mode == AFLOCK_SHARED && holder->count > 0;
+    return S_ISREG(l->st.st_mode) && holder->pid > 0 && holder->count > 0 &&
+           (holder->pending || holder->mode == AFLOCK_EXCLUSIVE);
+}
+
+/* Of a path that is itself what is beside another one, that is asked. */
+static int ask_soft_rw(look *l)
+{
+    static const char *const endings[] = {".write", ".readers"};
+    int status = ask_beside(l, l->path);
+
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0] && status == 0 && !l->soft_rw.held && l->fd >= 0 &&
+                       !*l->soft_rw_problem;
+         i++) {
+        const size_t length = length_before(l->path, endings[i]);
+
+        if (length == 0)
+            continue;
+        snprintf(l->soft_rw_path, sizeof l->soft_rw_path, "%.*s", (int)length, l->path);
+        if (ask_beside(l, l->soft_rw_path) == 0 && is_marker_of(l, endings[i]))
+            return 0;
+        l->soft_rw = (aflock_holder){.held = 0};
+        l->soft_rw_path[0] = l->soft_rw_problem[0] = '\0';
+    }
+    return status;
+}
+
+int look_is_of_soft_rw(const look *l)
+{
+    char path[PATH_MAX], name[PATH_MAX];
+    struct stat st;
+    const size_t length = length_before(l->path, ".state");
+
+    snprintf(path, sizeof path, "%.*s", (int)length, l->path);
+    return S_ISREG(l->st.st_mode) &&
+           (*l->soft_rw_path || (length > 0 && is_beside(path, ".readers", name, &st) && S_ISDIR(st.st_mode)));
 }
 
 static int cannot(const look *l, const char *why)
@@ -225,7 +298,7 @@ int look_at(look *l, const char *path)
         return EX_OSERR;
     }
     if ((status = ask_soft_rw(l)) != 0)
-        return cannot(l, *l->problem ? l->problem : aflock_strerror(status));
+        return cannot(l, aflock_strerror(status));
     if (l->fd < 0)
         return GO_ON;
     if ((status = ask(l, AFLOCK_NATIVE, &l->native, NULL)) != 0 || (status = ask(l, AFLOCK_OFD, &l->ofd, NULL)) != 0 ||

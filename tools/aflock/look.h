@@ -3,6 +3,7 @@
 #define AFLOCK_COMMAND_LOOK_H
 
 #include <aflock/aflock.h>
+#include <limits.h>
 #include <stddef.h>
 #include <sys/stat.h>
 
@@ -33,10 +34,13 @@ typedef struct look {
     marker marker;
     aflock_holder holder; /* with MARKER_HOLDER */
     aflock_holder native, ofd, rw;
-    aflock_holder soft_rw;  /* by markers beside the path, which need not be there */
-    char host[LOOK_HOST];   /* holder.host, */
-    char token[LOOK_TOKEN]; /* ... and its token */
-    char soft_rw_host[LOOK_HOST], soft_rw_token[LOOK_TOKEN];
+    aflock_holder soft_rw;       /* by markers beside the path, which need not be there, */
+    char soft_rw_path[PATH_MAX]; /* ... or beside this one, of which the path is a marker, if it is not "" */
+    char soft_rw_problem[8192];  /* what is beside it and does not follow the protocol, or "" */
+    aflock_holder state;         /* with soft_rw.blocked: who has PATH.state */
+    char host[LOOK_HOST];        /* holder.host, */
+    char token[LOOK_TOKEN];      /* ... and its token */
+    char soft_rw_host[LOOK_HOST], soft_rw_token[LOOK_TOKEN], state_host[LOOK_HOST], state_token[LOOK_TOKEN];
 
     /* with MARKER_STRICT */
     look_claim *claims; /* by name */
@@ -53,6 +57,10 @@ void look_end(look *l);
 /* Of locks on ranges of bytes: is it one of readers and writers (SQLite's bytes), is there any other? */
 int look_has_rw(const look *l);
 int look_has_ofd(const look *l);
+
+/* Is the file what a soft-rw lock has beside its path, as far as its name and what is there tell: the writer's marker,
+ * or the state lock, whatever is in that? */
+int look_is_of_soft_rw(const look *l);
 
 /* Does the path name another file by now, or one that was written since? */
 int look_is_stale(const look *l);

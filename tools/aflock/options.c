@@ -4,8 +4,11 @@
  */
 #include "options.h"
 
+#include "actions.h"
 #include "message.h"
+#include "values.h"
 
+#include <aflock/semaphore.h>
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
@@ -22,7 +25,11 @@ enum {
     OPTION_STRICT,
     OPTION_LEASE,
     OPTION_RW,
-    OPTION_SOFT_RW
+    OPTION_SOFT_RW,
+    OPTION_TEMPORARY,
+    OPTION_PIDFILE,
+    OPTION_SEMAPHORE,
+    OPTION_ALL
 };
 
 static const struct option long_options[] = {
@@ -43,163 +50,28 @@ static const struct option long_options[] = {
     {"lease", required_argument, NULL, OPTION_LEASE},
     {"rw", no_argument, NULL, OPTION_RW},
     {"soft-rw", optional_argument, NULL, OPTION_SOFT_RW},
+    {"semaphore", required_argument, NULL, OPTION_SEMAPHORE},
+    {"all", no_argument, NULL, OPTION_ALL},
+    {"temporary", no_argument, NULL, OPTION_TEMPORARY},
+    {"pidfile", no_argument, NULL, OPTION_PIDFILE},
     {"verbose", no_argument, NULL, OPTION_VERBOSE},
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
 };
 
-static const char help_text[] =
-    "Usage:\n"
-    "  aflock [options] FILE|DIRECTORY COMMAND [ARGUMENT...]\n"
-    "  aflock [options] FILE|DIRECTORY -c STRING\n"
-    "  aflock [options] NUMBER\n"
-    "  aflock status [--json] PATH\n"
-    "  aflock break [--force] [--claim NAME] PATH\n"
-    "\n"
-    "Runs a command while holding a file lock, or locks an open descriptor.\n"
-    "A drop-in for flock(1). status says who holds a lock, break takes away the\n"
-    "marker that a soft lock has left behind, or a claim of a strict one.\n"
-    "\n"
-    "  -s, --shared                   take a shared lock\n"
-    "  -x, -e, --exclusive            take an exclusive lock (default)\n"
-    "  -u, --unlock                   drop the lock of a descriptor\n"
-    "  -n, --nonblock, --nb           do not wait: fail if somebody else holds the lock\n"
-    "  -w, --timeout, --wait SECONDS  wait at most so long; fractions are allowed\n"
-    "  -E, --conflict-exit-code CODE  exit status when the lock was not to be had (default 1)\n"
-    "  -o, --close                    the command does not inherit the lock\n"
-    "  -F, --no-fork                  become the command instead of waiting for it\n"
-    "  -c, --command STRING           run STRING with $SHELL or /bin/sh; after FILE\n"
-    "      --fcntl                    open-file-description lock on the whole file\n"
-    "      --rw                       lock as SQLite locks a database\n"
-    "      --soft                     lock by a marker: a file that names its holder\n"
-    "      --soft-fallback            do so where the file system has no flock(2)\n"
-    "      --soft-rw[=SECONDS]        readers and a writer by markers that are void so long after\n"
-    "                                 their holders stopped refreshing them (default 90); who\n"
-    "                                 loses his is ended\n"
-    "      --strict                   lock by claims, which are never taken for left behind\n"
-    "      --lease SECONDS            by a marker that is void so long after its holder stopped\n"
-    "                                 refreshing it; who loses it is ended\n"
-    "      --verbose                  say how long the lock took, and who holds it meanwhile\n"
-    "  -h, --help                     show this text\n"
-    "  -V, --version                  show the version\n"
-    "\n"
-    "      --json                     status: for programs\n"
-    "      --force                    break: even if the holder may be alive\n"
-    "      --claim NAME               break: this claim of a strict lock, see status\n"
-    "\n"
-    "status, break, append, replace, update and verify are reserved words: for a file\n"
-    "of that name write ./status, or -- before it, and so on. More in aflock(1).\n";
-
-/* First operands that are no files, unless they stand behind "--". Those without an action get one in later releases.
- */
-static const struct reserved {
-    const char *word;
-    action action; /* LOCK: none yet */
-    const char *option;
-} reserved_words[] = {
-    {"status", ACTION_STATUS, "--json"}, {"break", ACTION_BREAK, "--force"}, {"append", ACTION_LOCK, NULL},
-    {"replace", ACTION_LOCK, NULL},      {"update", ACTION_LOCK, NULL},      {"verify", ACTION_LOCK, NULL},
-};
-
-static int usage_error(void)
-{
-    complain("try '%s --help' for more", program_invocation_short_name);
-    return EX_USAGE;
-}
-
-/* A whole decimal int; as strict as flock(1): leading white space and a sign, nothing behind. */
-static int parse_int(const char *text, int *out)
-{
-    char *end;
-    long value;
-
-    errno = 0;
-    value = strtol(text, &end, 10);
-    if (end == text || *end)
-        return EINVAL;
-    if (errno || value < INT_MIN || value > INT_MAX)
-        return ERANGE;
-    *out = (int)value;
-    return 0;
-}
-
-/* Seconds to nanoseconds, rounded up so that a time-out never comes early. flock(1) counts microseconds, and to it less
- * than one is none. EINVAL: not a number; ERANGE: not a time, which flock(1) only finds when it sets its timer. */
-static int parse_seconds(const char *text, uint64_t *out)
-{
-    char *end;
-    long double seconds = strtold(text, &end);
-    long double ns = seconds * 1e9L;
-
-    if (end == text || *end)
-        return EINVAL;
-    if (!(seconds >= 0 && (double)seconds < 0x1p63)) /* flock(1) reads a double */
-        return ERANGE;
-    if (ns >= (long double)UINT64_MAX) {
-        *out = AFLOCK_FOREVER;
-        return 0;
-    }
-    *out = seconds < 1e-6L ? 0 : (uint64_t)ns;
-    if (*out && (long double)*out < ns)
-        ++*out;
-    return 0;
-}
-
-static int parse_conflict_status(options *o, const char *text)
-{
-    int error = parse_int(text, &o->conflict_status);
-
-    if (error)
-        complain("invalid exit code: '%s'%s%s", text, error == ERANGE ? ": " : "",
-                 error == ERANGE ? strerror(error) : "");
-    else if (o->conflict_status < 0 || o->conflict_status > 255)
-        complain("exit code out of range (0 to 255): '%s'", text);
-    else
-        return GO_ON;
-    return EX_USAGE;
-}
-
 /* What the options say before they are weighed against each other. */
-struct waiting {
-    int fcntl, rw;
+struct weighed {
+    int fcntl, rw, all;
     const char *marker; /* the option that asks for one */
-    int nonblock;
-    const char *not_a_time; /* the argument of -w, if it is a number but no time */
-    uint64_t timeout;
+    waiting waiting;
 };
-
-static const struct reserved *find_reserved(const char *word)
-{
-    for (size_t i = 0; i < sizeof reserved_words / sizeof reserved_words[0]; i++) {
-        if (strcmp(word, reserved_words[i].word) == 0)
-            return &reserved_words[i];
-    }
-    return NULL;
-}
-
-static int parse_timeout(struct waiting *w, const char *text)
-{
-    int error = parse_seconds(text, &w->timeout);
-
-    w->not_a_time = error == ERANGE ? text : NULL;
-    if (error != EINVAL)
-        return GO_ON;
-    complain("invalid timeout value: '%s'", text);
-    return EX_USAGE;
-}
 
 static int show_version(void)
 {
     print("aflock ");
     print(aflock_version());
     print("\n");
-    return EX_OK;
-}
-
-static int show_help(void)
-{
-    print(help_text);
     return EX_OK;
 }
 
@@ -234,8 +106,16 @@ static int parse_duration(options *o, const char *text)
     return EX_USAGE;
 }
 
+static int parse_maximum(options *o, const char *text)
+{
+    if (parse_int(text, &o->maximum) == 0 && o->maximum > 0 && o->maximum <= AFLOCK_SEMAPHORE_LIMIT)
+        return GO_ON;
+    complain("invalid maximum of a semaphore (1 to %d): '%s'", AFLOCK_SEMAPHORE_LIMIT, text);
+    return EX_USAGE;
+}
+
 /* One kind of marker at a time. */
-static int take_marker(struct waiting *w, const char *option)
+static int take_marker(struct weighed *w, const char *option)
 {
     if (w->marker && strcmp(w->marker, option) != 0) {
         complain("the --%s and --%s options are incompatible", w->marker, option);
@@ -245,7 +125,7 @@ static int take_marker(struct waiting *w, const char *option)
     return GO_ON;
 }
 
-static int parse_option(options *o, struct waiting *w, int option, const char *word)
+static int parse_option(options *o, struct weighed *w, int option, const char *word)
 {
     switch (option) {
     case 's':
@@ -261,10 +141,10 @@ static int parse_option(options *o, struct waiting *w, int option, const char *w
         o->unlock = 1;
         return GO_ON;
     case 'n':
-        w->nonblock = 1;
+        w->waiting.nonblock = 1;
         return GO_ON;
     case 'w':
-        return parse_timeout(w, optarg);
+        return parse_timeout(&w->waiting, optarg);
     case 'E':
         return parse_conflict_status(o, optarg);
     case 'o':
@@ -287,6 +167,17 @@ static int parse_option(options *o, struct waiting *w, int option, const char *w
     case OPTION_SOFT_FALLBACK:
         o->soft_fallback = 1;
         return take_marker(w, "soft-fallback");
+    case OPTION_SEMAPHORE:
+        return parse_maximum(o, optarg);
+    case OPTION_ALL:
+        w->all = 1;
+        return GO_ON;
+    case OPTION_TEMPORARY:
+        o->temporary = 1;
+        return take_marker(w, "temporary");
+    case OPTION_PIDFILE:
+        o->protocol = AFLOCK_PIDFILE;
+        return take_marker(w, "pidfile");
     case OPTION_STRICT:
         o->protocol = AFLOCK_STRICT;
         return take_marker(w, "strict");
@@ -337,26 +228,44 @@ static int parse_command(options *o, int count, char **words)
     return GO_ON;
 }
 
+/* "--all PATH... -- COMMAND" */
+static int parse_paths(options *o, int count, char **words)
+{
+    int paths = 0;
+
+    while (paths < count && strcmp(words[paths], "--") != 0)
+        paths++;
+    if (paths == 0 || count - paths < 2) {
+        complain("--all requires paths, -- and a command");
+        return EX_USAGE;
+    }
+    o->paths = words;
+    o->path_count = paths;
+    o->file = words[0];
+    return parse_command(o, count - paths - 1, words + paths + 1);
+}
+
 /* The operands: `quoted` when they stand behind "--". */
 static int parse_operands(options *o, const char *marker, int count, char **words, int quoted)
 {
-    const struct reserved *reserved;
-
     if (count == 0) {
         complain("requires file descriptor, file or directory");
         return EX_USAGE;
     }
-    reserved = quoted ? NULL : find_reserved(words[0]);
-    if (reserved) {
-        complain("'%s' %s; a file of that name is written ./%s", words[0],
-                 reserved->action == ACTION_LOCK ? "is reserved for a later release"
-                                                 : "must be the first word, without options before it",
-                 words[0]);
+    if (!quoted && is_action_word(words[0])) {
+        complain("'%s' must be the first word, without options before it; a file of that name is written ./%s",
+                 words[0], words[0]);
         return EX_USAGE;
     }
     if (count == 1 && marker) {
         complain("--%s requires a file and a command; a descriptor has no %s", marker,
-                 o->protocol == AFLOCK_STRICT ? "claims" : "marker");
+                 o->protocol == AFLOCK_STRICT                    ? "claims"
+                 : o->temporary || o->protocol == AFLOCK_PIDFILE ? "name"
+                                                                 : "marker");
+        return EX_USAGE;
+    }
+    if (count == 1 && o->maximum) {
+        complain("--semaphore requires a file and a command");
         return EX_USAGE;
     }
     if (count == 1 && o->protocol == AFLOCK_RW) {
@@ -369,19 +278,10 @@ static int parse_operands(options *o, const char *marker, int count, char **word
     return parse_command(o, count - 1, words + 1);
 }
 
-static int check_timeout(options *o, const struct waiting *w)
-{
-    if (w->not_a_time) {
-        complain("cannot wait for '%s' seconds: %s", w->not_a_time, strerror(EINVAL));
-        return EX_OSERR;
-    }
-    o->timeout = w->nonblock ? 0 : w->timeout;
-    return GO_ON;
-}
-
 int is_by_marker(const options *o)
 {
-    return o->protocol == AFLOCK_SOFT || o->protocol == AFLOCK_STRICT || may_be_lost(o);
+    return o->protocol == AFLOCK_SOFT || o->protocol == AFLOCK_STRICT || o->protocol == AFLOCK_PIDFILE ||
+           o->temporary || may_be_lost(o);
 }
 
 int may_be_lost(const options *o)
@@ -396,7 +296,7 @@ static int is_shared(const options *o)
 
 /* A marker is held alone, by aflock itself, and as long as aflock is there to take it away: no descriptor carries it.
  */
-static int check_marker(const options *o, const struct waiting *w)
+static int check_marker(const options *o, const struct weighed *w)
 {
     const char *other = w->fcntl                      ? "fcntl"
                         : w->rw                       ? "rw"
@@ -412,7 +312,7 @@ static int check_marker(const options *o, const struct waiting *w)
     return EX_USAGE;
 }
 
-static int check_rw(const options *o, const struct waiting *w)
+static int check_rw(const options *o, const struct weighed *w)
 {
     const char *other = w->fcntl ? "fcntl" : o->unlock ? "unlock" : NULL;
 
@@ -422,63 +322,28 @@ static int check_rw(const options *o, const struct waiting *w)
     return EX_USAGE;
 }
 
-/* "--claim NAME" or "--claim=NAME" of "break": the number of words that it takes; 0: it is another one. */
-static int parse_claim(options *o, char **words)
+/* Locks of the kernel that are many. */
+static int check_many(const options *o, const struct weighed *w)
 {
-    static const char option[] = "--claim";
-    const size_t length = sizeof option - 1;
+    const char *one = w->all ? "all" : "semaphore";
+    const char *other = w->all && o->maximum       ? "semaphore"
+                        : w->marker                ? w->marker
+                        : o->unlock                ? "unlock"
+                        : w->all                   ? NULL
+                        : o->mode == AFLOCK_SHARED ? "shared"
+                        : w->fcntl                 ? "fcntl"
+                        : w->rw                    ? "rw"
+                                                   : NULL;
 
-    if (o->action != ACTION_BREAK || strncmp(*words, option, length) != 0)
-        return 0;
-    if ((*words)[length] == '=')
-        o->claim = *words + length + 1;
-    else if ((*words)[length] == '\0' && words[1])
-        o->claim = words[1];
-    else
-        return 0;
-    return o->claim == words[1] ? 2 : 1;
-}
-
-/* "status" and "break": their options, wherever they stand, and one path. */
-static int parse_action(options *o, const struct reserved *reserved, char **words)
-{
-    int only_operands = 0, taken;
-
-    o->action = reserved->action;
-    for (; *words; words++) {
-        if (!only_operands && strcmp(*words, "--") == 0) {
-            only_operands = 1;
-        } else if (only_operands || **words != '-') {
-            if (o->file) {
-                complain("'%s' takes one path, so '%s' is too much", reserved->word, *words);
-                return usage_error();
-            }
-            o->file = *words;
-        } else if (strcmp(*words, "-h") == 0 || strcmp(*words, "--help") == 0) {
-            return show_help();
-        } else if (strcmp(*words, reserved->option) == 0) {
-            o->json = o->action == ACTION_STATUS;
-            o->force = o->action == ACTION_BREAK;
-        } else if ((taken = parse_claim(o, words)) > 0) {
-            words += taken - 1;
-        } else if (o->action == ACTION_BREAK && strcmp(*words, "--claim") == 0) {
-            complain("option '--claim' requires an argument");
-            return usage_error();
-        } else {
-            complain("'%s' knows no option '%s'", reserved->word, *words);
-            return usage_error();
-        }
-    }
-    if (o->file)
+    if (!(w->all || o->maximum) || !other)
         return GO_ON;
-    complain("'%s' requires a path", reserved->word);
-    return usage_error();
+    complain("the --%s and --%s options are incompatible", one, other);
+    return EX_USAGE;
 }
 
 int options_parse(options *o, int argc, char **argv)
 {
-    const struct reserved *reserved;
-    struct waiting w = {.timeout = AFLOCK_FOREVER};
+    struct weighed w = {.waiting.timeout = AFLOCK_FOREVER};
     int option, status, quoted, at = 1;
 
     *o = (options){.mode = AFLOCK_EXCLUSIVE, .protocol = AFLOCK_NATIVE, .conflict_status = 1, .fd = -1};
@@ -486,9 +351,8 @@ int options_parse(options *o, int argc, char **argv)
         complain("not enough arguments");
         return usage_error();
     }
-    reserved = find_reserved(argv[1]);
-    if (reserved && reserved->action != ACTION_LOCK)
-        return parse_action(o, reserved, argv + 2);
+    if (is_action_word(argv[1]))
+        return actions_parse(o, argc - 1, argv + 1);
     while ((option = getopt_long(argc, argv, "+:sexunw:E:oFhV", long_options, NULL)) != -1) {
         if ((status = parse_option(o, &w, option, argv[at])) != GO_ON)
             return status;
@@ -498,10 +362,15 @@ int options_parse(options *o, int argc, char **argv)
         complain("the --no-fork and --close options are incompatible");
         return EX_USAGE;
     }
-    if ((status = check_marker(o, &w)) != GO_ON || (status = check_rw(o, &w)) != GO_ON)
+    if ((status = check_marker(o, &w)) != GO_ON || (status = check_rw(o, &w)) != GO_ON ||
+        (status = check_many(o, &w)) != GO_ON)
         return status;
     quoted = strcmp(argv[optind - 1], "--") == 0;
-    if ((status = parse_operands(o, w.marker, argc - optind, argv + optind, quoted)) != GO_ON)
+    if (w.all)
+        status = parse_paths(o, argc - optind, argv + optind);
+    else
+        status = parse_operands(o, w.marker, argc - optind, argv + optind, quoted);
+    if (status != GO_ON)
         return status;
-    return check_timeout(o, &w);
+    return check_timeout(o, &w.waiting);
 }

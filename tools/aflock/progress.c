@@ -42,16 +42,25 @@ int progress_name(int64_t pid, char *name, size_t size)
     return 0;
 }
 
-/* Who a marker says that made it. */
+/* Who a marker says that made it. Of a soft-rw lock it is, beside readers, a writer who waits for them, or one of them.
+ */
 static void name_marker(progress *p, const aflock_holder *holder)
 {
     char name[80], host[1024 + 1], shown[96] = ""; /* an escape takes four bytes for one, and a host has 255 */
+    char held[80] = "held", others[32] = "";
 
+    if (holder->pending)
+        snprintf(held, sizeof held, "held (shared) by %u; waited for (exclusive)", holder->count);
+    else if (holder->count > 1)
+        snprintf(others, sizeof others, " and %u more", holder->count - 1);
     make_printable(host, sizeof host, holder->host);
     if (holder->here && !holder->gone && progress_name(holder->pid, name, sizeof name) == 0)
         snprintf(shown, sizeof shown, " (%s)", name);
-    snprintf(p->holder, sizeof p->holder, ", held by pid %d%s on %s%s", (int)holder->pid, shown, host,
-             holder->gone ? ", which has ended" : "");
+    /* Our own is that of a writer who waits for readers who have just gone. */
+    if (holder->here && holder->pid == getpid() && holder->record == AFLOCK_RECORD_NONE)
+        return;
+    snprintf(p->holder, sizeof p->holder, ", %s by pid %d%s on %s%s%s", held, (int)holder->pid, shown, host,
+             holder->gone ? ", which has ended" : "", others);
 }
 
 void progress_holder(progress *p, const aflock_holder *holder)
@@ -162,6 +171,16 @@ void progress_show(progress *p, uint64_t waited)
         draw(p, line);
     }
     p->announced = 1;
+}
+
+void progress_tell(progress *p, const char *text)
+{
+    char line[4 * PATH_MAX + 256];
+
+    if (!p->terminal || in_background())
+        return;
+    make_printable(line, sizeof line, text);
+    draw(p, line);
 }
 
 void progress_clear(progress *p)

@@ -1,5 +1,5 @@
-/* What --verbose shows while aflock waits: on a terminal one line that counts the seconds, elsewhere one line in all.
- */
+/* What is shown while aflock waits (--verbose): on a terminal one line that counts the seconds, elsewhere one line in
+ * all; and how far work has come, on a terminal only. */
 #ifndef AFLOCK_COMMAND_PROGRESS_H
 #define AFLOCK_COMMAND_PROGRESS_H
 
@@ -21,6 +21,9 @@ int progress_name(int64_t pid, char *name, size_t size);
 
 /* Remembers who holds the lock. */
 void progress_holder(progress *p, const aflock_holder *holder);
+
+/* Shows a text in the place of the line, on a terminal only. */
+void progress_tell(progress *p, const char *text);
 
 /* Shows the line. Elsewhere than on a terminal only the first call does. */
 void progress_show(progress *p, uint64_t waited);

@@ -5,6 +5,7 @@
  */
 #include "status.h"
 
+#include "json.h"
 #include "look.h"
 #include "message.h"
 #include "progress.h"
@@ -149,6 +150,17 @@ static void show_claims(const look *l)
         print_line("%s: and %" PRIu32 " more", l->path, l->left_out);
 }
 
+/* As everybody has it for a moment; it may be left by who cannot give it back. */
+static void show_state(const look *l)
+{
+    char who[WHO] = "somebody who is not known";
+
+    if (l->state.pid > 0)
+        describe_owner(&l->state, who, sizeof who);
+    print_line("%s: blocked (soft-rw): nobody comes in as long as %s.state is there, a soft lock held by %s", l->path,
+               *l->soft_rw_path ? l->soft_rw_path : l->path, who);
+}
+
 /* Of readers one is named; or the writer, who may wait for them. */
 static void show_soft_rw(const look *l)
 {
@@ -156,7 +168,11 @@ static void show_soft_rw(const look *l)
     const int shared = holder->mode == AFLOCK_SHARED;
     char who[WHO] = "somebody who is not known";
 
-    if (!holder->held)
+    if (*l->soft_rw_problem)
+        print_line("%s: it does not follow the protocol: %s", l->path, l->soft_rw_problem);
+    if (holder->blocked)
+        show_state(l);
+    if (!holder->held || holder->count == 0)
         return;
     if (holder->pid > 0)
         describe_owner(holder, who, sizeof who);
@@ -167,6 +183,8 @@ static void show_soft_rw(const look *l)
         print_line("%s: held (soft-rw, shared) by %s, and %" PRIu32 " more", l->path, who, holder->count - 1);
     else
         print_line("%s: held (soft-rw, %s) by %s", l->path, shared ? "shared" : "exclusive", who);
+    if (*l->soft_rw_path)
+        print_line("%s: it is a marker of %s", l->path, l->soft_rw_path);
 }
 
 static void show_text(const look *l)
@@ -195,29 +213,6 @@ static void show_text(const look *l)
 
 /* ------------------------------------------------------------------------------------------------------------ JSON */
 
-/* The number of a control character. */
-static unsigned control(const char *text)
-{
-    return (unsigned char)(*text == '\xc2' ? text[1] : *text);
-}
-
-static void write_string(FILE *out, const char *text)
-{
-    putc('"', out);
-    while (*text) {
-        size_t length = utf8_length(text);
-
-        if (length == 0)
-            fputs("\\ufffd", out);
-        else if (is_control(text))
-            fprintf(out, "\\u%04x", control(text));
-        else
-            fprintf(out, "%s%.*s", *text == '"' || *text == '\\' ? "\\" : "", (int)length, text);
-        text += length ? length : 1;
-    }
-    putc('"', out);
-}
-
 static void write_command(FILE *out, const aflock_holder *holder)
 {
     char words[LOOK_COMMAND + 1];
@@ -229,7 +224,7 @@ static void write_command(FILE *out, const aflock_holder *holder)
     }
     for (size_t at = 0; at < length; at += strlen(words + at) + 1) {
         fputs(at == 0 ? "[" : ",", out);
-        write_string(out, words + at);
+        json_string(out, words + at);
     }
     putc(']', out);
 }
@@ -242,9 +237,9 @@ static const char *truth(int value)
 static void write_lock(FILE *out, const char *protocol, const aflock_holder *holder, const char **comma)
 {
     fprintf(out, "%s{\"protocol\":\"%s\",\"mode\":%s,\"pid\":", *comma, protocol,
-            !holder->held                   ? "null"
-            : holder->mode == AFLOCK_SHARED ? "\"shared\""
-                                            : "\"exclusive\"");
+            !holder->held || holder->count == 0 ? "null"
+            : holder->mode == AFLOCK_SHARED     ? "\"shared\""
+                                                : "\"exclusive\"");
     *comma = ",";
     if (holder->pid > 0)
         fprintf(out, "%" PRId64, holder->pid);
@@ -254,14 +249,16 @@ static void write_lock(FILE *out, const char *protocol, const aflock_holder *hol
     write_command(out, holder);
     if (strcmp(protocol, "rw") == 0 || strcmp(protocol, "soft-rw") == 0)
         fprintf(out, ",\"pending\":%s", truth(holder->pending));
+    if (strcmp(protocol, "soft-rw") == 0)
+        fprintf(out, ",\"blocked\":%s", truth(holder->blocked));
     if (holder->host) {
         fputs(",\"host\":", out);
-        write_string(out, holder->host);
+        json_string(out, holder->host);
         fprintf(out, ",\"here\":%s,\"gone\":%s,\"age\":%" PRIu64 ".%03u", truth(holder->here), truth(holder->gone),
                 holder->age / AFLOCK_SECOND, (unsigned)(holder->age % AFLOCK_SECOND / AFLOCK_MILLISECOND));
         if (holder->record == AFLOCK_RECORD_LEASE) {
             fprintf(out, ",\"duration\":%.9g,\"token\":", (double)holder->duration / (double)AFLOCK_SECOND);
-            write_string(out, holder->token);
+            json_string(out, holder->token);
         }
     }
     putc('}', out);
@@ -272,11 +269,11 @@ static void write_claim(FILE *out, const look_claim *claim)
     const aflock_holder *owner = &claim->owner;
 
     fputs("{\"name\":", out);
-    write_string(out, claim->name);
+    json_string(out, claim->name);
     fprintf(out, ",\"state\":%s", !claim->valid ? "null" : claim->held ? "\"held\"" : "\"intent\"");
     if (claim->valid) {
         fprintf(out, ",\"pid\":%" PRId64 ",\"host\":", owner->pid);
-        write_string(out, claim->host);
+        json_string(out, claim->host);
     } else {
         fputs(",\"pid\":null,\"host\":null", out);
     }
@@ -293,7 +290,7 @@ static void write_claims(FILE *out, const look *l)
     }
     fprintf(out, "],\"more_claims\":%" PRIu32 ",\"problem\":", l->left_out);
     if (*l->problem)
-        write_string(out, l->problem);
+        json_string(out, l->problem);
     else
         fputs("null", out);
 }
@@ -304,7 +301,7 @@ static void write_json(FILE *out, const look *l)
     const char *comma = "";
 
     fputs("{\"path\":", out);
-    write_string(out, l->path);
+    json_string(out, l->path);
     fprintf(out, ",\"exists\":%s,\"held\":%s,\"marker\":\"%s\",\"locks\":[", truth(l->fd >= 0), truth(is_held(l)),
             markers[l->marker]);
     if (l->native.held)
@@ -353,6 +350,10 @@ static int show(const options *o, const look *l)
         complain("cannot read '%s', so who holds it is not known", l->path);
         return EX_NOINPUT;
     }
+    if (*l->soft_rw_problem && !is_held(l)) {
+        complain("cannot look at '%s': %s", l->path, l->soft_rw_problem);
+        return EX_NOINPUT;
+    }
     if (o->json)
         status = show_json(l);
     else
@@ -390,9 +391,23 @@ static const char *no_marker(const look *l)
     }
 }
 
+/* Of what names nobody the name has to tell that it is a marker. */
+static const aflock_holder *holder_to_break(const look *l, char *who, size_t size)
+{
+    const aflock_holder *holder = l->marker == MARKER_HOLDER ? &l->holder : &l->soft_rw;
+
+    if (holder->pid > 0)
+        describe_owner(holder, who, size);
+    else
+        snprintf(who, size, "nobody who can be told");
+    return holder;
+}
+
 static int break_marker(const options *o, look *l)
 {
-    const char *why = no_marker(l);
+    const int of_soft_rw = l->marker == MARKER_NOBODY && !is_locked(l) && look_is_of_soft_rw(l);
+    const char *why = of_soft_rw ? NULL : no_marker(l);
+    const aflock_holder *holder;
     char who[WHO];
     int error;
 
@@ -404,10 +419,10 @@ static int break_marker(const options *o, look *l)
         }
         return EX_DATAERR;
     }
-    describe_owner(&l->holder, who, sizeof who);
-    if (!l->holder.gone && !o->force) {
+    holder = holder_to_break(l, who, sizeof who);
+    if (!holder->gone && !o->force) {
         complain("'%s' is held by %s; %s: --force breaks it all the same", l->path, who,
-                 l->holder.here ? "it may be alive" : "whether it is alive cannot be told from here");
+                 holder->here ? "it may be alive" : "whether it is alive cannot be told from here");
         return HELD;
     }
     if (look_is_stale(l)) {
@@ -462,6 +477,26 @@ static int break_claim(const options *o, look *l)
     return EX_OK;
 }
 
+/* Is it what a soft-rw lock is beside, and no marker itself? */
+static int is_beside_markers(const look *l)
+{
+    return (l->soft_rw.held || *l->soft_rw_problem) && !*l->soft_rw_path &&
+           (l->fd < 0 || (l->marker == MARKER_NOBODY && !is_locked(l)));
+}
+
+/* What may be broken instead, or removed. */
+static int refuse_markers(const look *l)
+{
+    if (*l->soft_rw_problem)
+        complain("'%s' is left alone: %s", l->path, l->soft_rw_problem);
+    else
+        complain(
+            "'%s' is left alone: its markers are void by themselves %s; break '%s.state' or '%s.write' if they stay, "
+            "or remove what is in '%s.readers'",
+            l->path, "when their holders are gone", l->path, l->path, l->path);
+    return EX_DATAERR;
+}
+
 int status_break(const options *o)
 {
     look l;
@@ -469,10 +504,8 @@ int status_break(const options *o)
 
     if (status == GO_ON && o->claim) {
         status = break_claim(o, &l);
-    } else if (status == GO_ON && l.fd < 0 && l.soft_rw.held) {
-        complain("'%s' is left alone: its markers are void by themselves %s; what may stay is '%s.state', a soft lock",
-                 l.path, "when their holders are gone", l.path);
-        status = EX_DATAERR;
+    } else if (status == GO_ON && is_beside_markers(&l)) {
+        status = refuse_markers(&l);
     } else if (status == GO_ON && l.fd < 0) {
         print_line("%s: there is no marker", l.path);
         status = EX_OK;

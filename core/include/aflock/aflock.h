@@ -150,7 +150,8 @@ typedef enum aflock_protocol {
                          told (aflock_acquire_options.on_compromise), and goes on until he heeds it. All who use the path
                          must agree on the duration; who does not is answered AFLOCK_EMISMATCH. The age of a marker is
                          this host's clock less the file's time: clocks that differ by more than two thirds of the
-                         duration break live holders. Otherwise as AFLOCK_SOFT */
+                         duration break live holders; on a busy virtual machine the clock of files may be late by some
+                         10 ms. Otherwise as AFLOCK_SOFT */
     AFLOCK_RW = 5,     /* many readers (AFLOCK_SHARED) or one writer, on the bytes by which SQLite locks a database:
                           excludes Python's ReadWriteLock (py-filelock) and connections of SQLite in rollback mode, a
                           reader as BEGIN and a SELECT, a writer as BEGIN EXCLUSIVE. A writer who waits keeps new readers
@@ -162,6 +163,24 @@ typedef enum aflock_protocol {
                           file system has no open-file-description locks. A process must use SQLite or this library on a
                           file, never both: closing a descriptor drops all locks that SQLite has on the file in this
                           process */
+
+    /* One instance of a program: the path is its pid file, and the lock is a native one on PATH.lock, so that it ends
+     * with its holder, however that ends; excludes portalocker's PidFileLock (4.1). Who holds it has written its pid to
+     * the path, in decimal and without a newline, and synced it. A release unlinks the path, then PATH.lock, both while
+     * locked. A holder that is killed leaves both: the next one takes over, and nothing has to be tidied before. Who
+     * does not get the lock learns whose it is: aflock_result.pid. What is at the path when the lock is taken is
+     * replaced by a new file: a regular file only, else AFLOCK_EISDIR, AFLOCK_ELOOP (a symbolic link), AFLOCK_ENOTFILE.
+     * When writing fails nothing stays behind. aflock_result.fd is that of PATH.lock; file_mode is that of both files.
+     * Exclusive only (AFLOCK_ENOTSUP); keep_open, a descriptor of the caller's, and a request with AFLOCK_READ_ONLY,
+     * AFLOCK_FOLLOW, AFLOCK_DIRECTORY, AFLOCK_TRUNCATE, AFLOCK_APPEND or AFLOCK_REWIND, or without AFLOCK_CREATE, are
+     * AFLOCK_EINVAL; the last component has at most 250 bytes. All of it may sleep: aflock_try needs AFLOCK_IO_INLINE.
+     *
+     * A daemon forks first, and makes its context and acquires afterwards: the pid is that of the process that
+     * acquires. A child that is forked later shares the lock, which lasts until it, too, has ended, executed a program
+     * or abandoned the context, but the file goes on naming the parent. A program that the holder executes has its pid,
+     * and keeps the lock with AFLOCK_INHERIT; both files stay when it ends. docs/pidfile.md says more. */
+    AFLOCK_PIDFILE = 7,
+
     AFLOCK_SOFT_RW = 6 /* many readers (AFLOCK_SHARED) or one writer, by markers that expire; excludes Python's
                           SoftReadWriteLock and AsyncSoftReadWriteLock (py-filelock 3.32). For file systems whose kernel
                           locks do not work. The path itself is never made or looked at; beside it are PATH.write, the
@@ -198,7 +217,26 @@ enum {
     AFLOCK_DIRECTORY = 1 << 4,    /* accept a directory at the path, opened read-only; without: AFLOCK_EISDIR */
     AFLOCK_INHERIT = 1 << 5,      /* without O_CLOEXEC: programs that the caller executes inherit the lock */
     AFLOCK_TRUNCATE = 1 << 6,     /* once locked, truncate a file that is not empty */
-    AFLOCK_REPORT_CLOSE = 1 << 7  /* a failed close after a good unlock is reported in cleanup_errno */
+    AFLOCK_REPORT_CLOSE = 1 << 7, /* a failed close after a good unlock is reported in cleanup_errno */
+
+    AFLOCK_APPEND = 1 << 8, /* the descriptor appends (O_APPEND) */
+    AFLOCK_REWIND = 1 << 9, /* once locked, the descriptor is set to the file's beginning, where a fresh one is, also if
+                               it was handed on or kept open; not for who joins others that hold it */
+
+    /* Locking a data file itself, and not a lock file beside it: all flags of a request whose `fd` is for reading or
+     * writing the file. For AFLOCK_NATIVE (as portalocker's Lock does, which it excludes) and AFLOCK_OFD. Symbolic
+     * links are followed, and no directories are made. The lock is on the file that the path names when it is granted:
+     * who replaces the file meanwhile by another one (rename) gives those who wait the new one. A holder keeps the old
+     * one, which others then do not respect: replace such a file only while holding the lock, and ask aflock_verify in
+     * doubt. A FIFO, device or socket is AFLOCK_ENOTFILE, and is never waited for. The descriptor is borrowed until the
+     * release; a duplicate (dup) shares lock and offset, may be kept longer, and is unlocked by the release all the
+     * same. */
+    AFLOCK_DATA_READ = AFLOCK_FOLLOW | AFLOCK_REWIND | AFLOCK_READ_ONLY, /* "r", usually AFLOCK_SHARED: who joins others
+                                                                            shares their offset, so pread is better */
+    AFLOCK_DATA_UPDATE = AFLOCK_FOLLOW | AFLOCK_REWIND,                  /* "r+": reads and writes what is there */
+    AFLOCK_DATA_APPEND = AFLOCK_FOLLOW | AFLOCK_REWIND | AFLOCK_CREATE | AFLOCK_APPEND, /* "a+" */
+    AFLOCK_DATA_WRITE = AFLOCK_FOLLOW | AFLOCK_REWIND | AFLOCK_CREATE | AFLOCK_TRUNCATE /* "w+": emptied once it is
+                                                                                           locked, never before */
 };
 
 #define AFLOCK_MODE_DEFAULT UINT32_MAX /* 0666 filtered by the umask or the directory's default ACL */
@@ -223,6 +261,10 @@ typedef struct aflock_result {
     const char
         *token; /* when held: 32 hexadecimal digits that name the claim in its record (AFLOCK_LEASE, AFLOCK_STRICT,
                    AFLOCK_SOFT_RW); or NULL. It tells one claim from another and orders none: it is no fencing token */
+
+    /* AFLOCK_PIDFILE, with AFLOCK_EWOULDBLOCK or AFLOCK_ETIMEDOUT: the process that the pid file names, if one of this
+     * pid exists; 0: not known, as in the moment in which somebody takes the lock (aflock_inspect tells more). */
+    int64_t pid;
 } aflock_result;
 
 typedef void (*aflock_callback)(aflock *lock, const aflock_result *result, void *user);
@@ -397,6 +439,19 @@ typedef struct aflock_options {
                              all who use the path, Python's `stale_threshold` included; each lock of a context on the
                              path has the same. At least 10 ms. Default 0: three heartbeats, or, without `heartbeat`,
                              90 s */
+
+    /* AFLOCK_NATIVE on a path only: not 0: the lock file is removed when the lock is given up, by aflock_ctx_free, too:
+     * unlinked while it is still locked, and only if the path still names it and nobody else shares the lock. Those who
+     * wait notice and make a new one; so does everybody who compares file and path once it has the lock: this library
+     * with or without `temporary`, py-filelock (3.32), portalocker's TemporaryFileLock (4.1). Who does not compare
+     * (flock(1), portalocker's Lock, older versions) could hold a file that nobody sees any more, beside another
+     * holder, and must not use the path. The path must never name a file that is worth keeping. A holder that is killed
+     * leaves the file; the next one takes it, and removes it. So does who fails between making it and locking it. A
+     * file that cannot be removed stays, given up all the same: cleanup_errno of the release says why, or the log if
+     * nobody asked. What is handed on inside the context is not removed in between. Each lock of a context on the path
+     * has the same (AFLOCK_EMISMATCH). AFLOCK_EINVAL with keep_open and soft_fallback; in a request, AFLOCK_FOLLOW and
+     * AFLOCK_DIRECTORY are. Default 0 */
+    int temporary;
 } aflock_options;
 
 AFLOCK_API void aflock_options_init(aflock_options *options);
@@ -618,13 +673,15 @@ AFLOCK_API int aflock_run(aflock *lock, aflock_req req, int (*function)(int fd, 
 
 /* What the file at the path is. */
 typedef enum aflock_record {
-    AFLOCK_RECORD_NONE,     /* not looked at: the lock is the kernel's; or nothing there, or no regular file */
-    AFLOCK_RECORD_EMPTY,    /* a marker without content, as Debian 12's py-filelock writes; or any empty file */
-    AFLOCK_RECORD_SOFT,     /* a marker of AFLOCK_SOFT */
-    AFLOCK_RECORD_LEASE,    /* ... of AFLOCK_LEASE */
-    AFLOCK_RECORD_SENTINEL, /* a path of py-filelock's strict locks */
-    AFLOCK_RECORD_OTHER,    /* of a mode that nobody here knows */
-    AFLOCK_RECORD_MALFORMED /* anything else */
+    AFLOCK_RECORD_NONE,      /* not looked at: the lock is the kernel's; or nothing there, or no regular file */
+    AFLOCK_RECORD_EMPTY,     /* a marker without content, as Debian 12's py-filelock writes; or any empty file */
+    AFLOCK_RECORD_SOFT,      /* a marker of AFLOCK_SOFT */
+    AFLOCK_RECORD_LEASE,     /* ... of AFLOCK_LEASE */
+    AFLOCK_RECORD_SENTINEL,  /* a path of py-filelock's strict locks */
+    AFLOCK_RECORD_OTHER,     /* of a mode that nobody here knows */
+    AFLOCK_RECORD_MALFORMED, /* anything else */
+
+    AFLOCK_RECORD_PID /* AFLOCK_PIDFILE: a process id */
 } aflock_record;
 
 /* A claim of a strict lock, as it is in its folder. One that is held, and its intent, have the same token; an intent
@@ -650,8 +707,15 @@ typedef struct aflock_claim {
  * all that is there are claims; the list is filled in all the same. AFLOCK_ENOMEM: it is not complete.
  *
  * Of AFLOCK_SOFT_RW the holder named is the writer, also one who waits for readers (`pending`, and `mode` is that of
- * those who hold), else one of the readers; `age` is since its last heartbeat. Markers that count no more are counted
- * until somebody takes them away. */
+ * those who hold), else one of the readers; `age` is since its last heartbeat. If it is this process that waits, one of
+ * the readers is named, and nothing is `pending`. Markers that count no more are counted until somebody takes them
+ * away. If there are none, and PATH.state is taken, it is `held` with a `count` of 0 by the one who has that, as nobody
+ * else can come in. AFLOCK_EISDIR, AFLOCK_ELOOP, AFLOCK_ENOTFILE: what is at PATH.write or PATH.state is no
+ * regular file and holds nothing, but writers, or all, get this error; those who read are told all the same.
+ *
+ * Of AFLOCK_PIDFILE `held` is whether PATH.lock is locked, and `pid`, `gone` and `age` are what the file at the path
+ * says (`record`), also if nobody holds the lock: then somebody was killed. If it names nobody, `pid` is that of who
+ * took the lock, if that can be told. */
 typedef struct aflock_holder {
     size_t size;
     int status; /* 0, or why it could not be asked */
@@ -673,11 +737,13 @@ typedef struct aflock_holder {
     const aflock_claim *claims; /* AFLOCK_STRICT: what is in the folder, by name; at most 1000, */
     uint32_t claim_count;
     uint32_t claims_left_out; /* ... and so many more are there */
-    const char *detail;       /* with AFLOCK_EPROTO: which file, and why ("FILE: REASON"); or NULL */
+    const char *detail;       /* with `status`: which file, and why ("FILE: REASON"); or NULL */
 
     int pending; /* AFLOCK_RW, AFLOCK_SOFT_RW: 1: a writer waits for the readers to leave, and lets no other in */
     int outside; /* AFLOCK_OFD, AFLOCK_RW: 1: some of what is locked is not among SQLite's lock bytes: not, or not only,
                     an AFLOCK_RW lock */
+    int blocked; /* AFLOCK_SOFT_RW: 1: somebody has PATH.state, as everybody has for a moment: nobody comes in, and no
+                    writer leaves. It is a marker of AFLOCK_SOFT; aflock_inspect tells whose */
 } aflock_holder;
 typedef void (*aflock_inspected)(aflock *lock, const aflock_holder *holder, void *user);
 AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *user);
@@ -688,7 +754,7 @@ AFLOCK_API int aflock_inspect(aflock *lock, aflock_inspected callback, void *use
  * the file at the path of a strict lock); AFLOCK_EBUSY: somebody has a kernel lock on the file; or what the
  * removal met. AFLOCK_ENOTSUP for other protocols; of a strict lock one claim can be taken away by its name
  * (aflock_break_claim); markers of AFLOCK_SOFT_RW go by themselves, but for a PATH.state that another host has left,
- * which is a marker of AFLOCK_SOFT. [loop's thread] */
+ * which is a marker of AFLOCK_SOFT, and what is dated in the future. [loop's thread] */
 AFLOCK_API int aflock_break(aflock *lock, aflock_callback callback, void *user);
 
 /* Takes one claim of a strict lock away, whoever's it is: the file `name` in the folder of claims, exactly as

@@ -26,7 +26,9 @@ enum {
     AFLOCK_ON_MARKER = 2, /* touched, moved, unlinked; never closed */
     AFLOCK_ON_DIR = 3,    /* an entry left; its name is passed */
     AFLOCK_ON_LOST = 4,   /* reported only: overflow, or the watch is gone; the library tries, then polls */
-    AFLOCK_ON_OPEN = 5    /* opened, as by somebody who wants the lock; a notifier that cannot tell refuses it */
+    AFLOCK_ON_OPEN = 5,   /* opened, as by somebody who wants the lock; a notifier that cannot tell refuses it */
+    AFLOCK_ON_GONE = 6    /* reported only: the file has no name any more, which has ended the watch; the library tries,
+                             and listens to what is there then */
 };
 
 /* Lanes of the executor. The library admits at most `width` jobs at a time (one place is kept for releases and

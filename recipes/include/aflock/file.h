@@ -15,8 +15,9 @@
  *
  * Which files
  *   Regular ones. A symbolic link at the end of the path is AFLOCK_ELOOP: its target may be locked under another name.
- *   A directory is AFLOCK_EISDIR, anything else AFLOCK_ENOTFILE; none is waited for. Paths are relative to the working
- *   directory at the time of the call.
+ *   A directory is AFLOCK_EISDIR, anything else AFLOCK_ENOTFILE; none is waited for. The name has at most 246 bytes, so
+ *   that FILE.lock.tmp can be made, else AFLOCK_ENAMETOOLONG. Paths are relative to the working directory at the time
+ *   of the call.
  *
  * Errors
  *   A call that returns 0 calls back exactly once, later, as aflock_acquire does; otherwise its callback never runs:
@@ -81,11 +82,18 @@ AFLOCK_API int aflock_file_create(aflock_ctx *ctx, const char *path, const void 
                                   const aflock_file_options *options, aflock_file_callback callback, void *user);
 
 /* Appends `line` (copied) and a newline by exactly one write; creates the file if it is missing. AFLOCK_EINVAL: there
- * is a newline in it. What could be written in part only (no space) is taken back. A last line without a newline, as a
- * crash in the middle of a long line may leave it, is ended first, by the same write. If only fsync fails the line is
- * there. [loop's thread] */
+ * is a newline in it. What could be written in part only (no space, a quota, a limit of the file's size) is taken back.
+ * A last line without a newline, as a crash in the middle of a long line may leave it, is ended first, by the same
+ * write. If only fsync fails the line is there. [loop's thread] */
 AFLOCK_API int aflock_file_append(aflock_ctx *ctx, const char *path, const char *line, size_t length,
                                   const aflock_file_options *options, aflock_file_callback callback, void *user);
+
+/* Appends lines, each of which ends with its newline, by exactly one write, under one hold: none is torn, and none of
+ * another program comes between them. AFLOCK_EINVAL: the last byte is no newline, or there is none. Otherwise as
+ * aflock_file_append: what could be written in part only, the lines that would have found room included, is taken back.
+ * Linux writes at most 2 GiB at one time. [loop's thread] */
+AFLOCK_API int aflock_file_append_lines(aflock_ctx *ctx, const char *path, const char *lines, size_t length,
+                                        const aflock_file_options *options, aflock_file_callback callback, void *user);
 
 typedef struct aflock_file_content {
     void *data;

@@ -66,7 +66,7 @@ AFLOCK_API size_t aflock_keyed_idle(const aflock_keyed *keyed);
 /* Room for the name of a key's file, with its '\0'. */
 enum { AFLOCK_KEYED_NAME = 201 };
 
-/* The name of the file of a key, without stripes. Any thread. */
+/* The name of the file of a key, without stripes; "" if `key` is NULL and the length is not 0. Any thread. */
 AFLOCK_API void aflock_keyed_name(const void *key, size_t length, char name[AFLOCK_KEYED_NAME]);
 
 #ifdef __cplusplus
