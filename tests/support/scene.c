@@ -359,13 +359,14 @@ void scene_folder(TCase *tcase)
     tcase_add_unchecked_fixture(tcase, make_folder, remove_folder);
 }
 
-int scene_main_within(int seconds, const char *name, const TTest *const once[], const TTest *const each[])
+int scene_main_with(void (*begin)(void), void (*end)(void), int seconds, const char *name, const TTest *const once[],
+                    const TTest *const each[])
 {
     Suite *suite = suite_create(name);
     TCase *tcase = tcase_create(name);
     tcase_set_timeout(tcase, seconds);
     scene_folder(tcase);
-    tcase_add_checked_fixture(tcase, scene_begin, scene_end);
+    tcase_add_checked_fixture(tcase, begin, end);
     for (size_t i = 0; once && once[i]; i++)
         tcase_add_test(tcase, once[i]);
     for (size_t i = 0; each && each[i]; i++)
@@ -376,6 +377,11 @@ int scene_main_within(int seconds, const char *name, const TTest *const once[], 
     int failed = srunner_ntests_failed(runner);
     srunner_free(runner);
     return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+int scene_main_within(int seconds, const char *name, const TTest *const once[], const TTest *const each[])
+{
+    return scene_main_with(scene_begin, scene_end, seconds, name, once, each);
 }
 
 int scene_main(const char *name, const TTest *const once[], const TTest *const each[])

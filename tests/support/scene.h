@@ -113,5 +113,8 @@ int scene_main(const char *name, const TTest *const once[], const TTest *const e
 
 /* The same for tests that take long: so many seconds each, at most. */
 int scene_main_within(int seconds, const char *name, const TTest *const once[], const TTest *const each[]);
+/* The same with a fixture of the program's own, which calls scene_begin and scene_end. */
+int scene_main_with(void (*begin)(void), void (*end)(void), int seconds, const char *name, const TTest *const once[],
+                    const TTest *const each[]);
 
 #endif

@@ -119,19 +119,5 @@ pid_t slot_holder(unsigned slot)
 
 int semaphore_main(const char *name, const TTest *const once[], const TTest *const each[])
 {
-    Suite *suite = suite_create(name);
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, 30);
-    scene_folder(tcase);
-    tcase_add_checked_fixture(tcase, scene_begin, end);
-    for (size_t i = 0; once[i]; i++)
-        tcase_add_test(tcase, once[i]);
-    for (size_t i = 0; each[i]; i++)
-        tcase_add_loop_test(tcase, each[i], 0, SCENE_IO_COUNT);
-    suite_add_tcase(suite, tcase);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_NORMAL);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return scene_main_with(scene_begin, end, 30, name, once, each);
 }
