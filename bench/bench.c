@@ -43,6 +43,9 @@ static const struct {
     {"strict", row_strict, "acquire, callback, release of a strict lock against the raw calls"},
     {"soft-crowd", row_soft_crowd, "how often 60 contexts look at the marker that they wait for"},
     {"leases", row_leases, "1,000 held leases: processor at rest"},
+    {"nginx-static", row_nginx_static, "what file_lock adds to a small file of nginx, against the raw calls"},
+    {"nginx-contended", row_nginx_contended, "a backend of 2 ms behind a contended file_lock, against it alone"},
+    {"nginx-health", row_nginx_health, "nginx answers while 1,000 requests wait for a lock, against none"},
     {"many", row_many, "100,000 locks open in one context: cycles in random order, memory"},
 };
 enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MAX_FILES = 64 };

@@ -15,7 +15,8 @@
  *   raw.c        waiting with the raw calls     waiter.c    waiting with the library
  *   many.c       100,000 locks                      soft.c      markers
  *   rw.c         readers and writers                leases.c    leases that are held
- *   recipes.c    work on files under a lock
+ *   recipes.c    work on files under a lock          nginx.c     the module for nginx
+ *   web.c        servers and their clients
  */
 #ifndef BENCH_H
 #define BENCH_H
@@ -24,8 +25,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
-enum { MAX_BLOCKS = 16 };
+enum { MAX_BLOCKS = 20 };
 
 /* ------------------------------------------------------------------------------------------------------- report.c */
 
@@ -86,6 +88,31 @@ uint64_t bench_cpu(void);  /* ns that this thread has run: what other programs t
 void bench_pin(void); /* to one processor */
 void bench_unpin(void);
 
+/* ---------------------------------------------------------------------------------------------------------- web.c */
+
+typedef struct bench_server {
+    pid_t pid;
+    int port;
+} bench_server;
+
+int bench_connect(int port);
+bool bench_ask(int fd, const char *request); /* and waits for the whole answer; false: it is not "200" */
+void bench_stop(pid_t pid, int signal);      /* a child; waits for it */
+
+/* Connections that ask the same. */
+typedef struct bench_crowd bench_crowd;
+bench_crowd *bench_crowd_open(int port, size_t count, const char *request);
+void bench_crowd_send(bench_crowd *crowd);                    /* each asks once */
+void bench_crowd_receive(bench_crowd *crowd, size_t answers); /* and asks again, until there were so many in all */
+void bench_crowd_close(bench_crowd *crowd);
+
+/* Answers any number at a time, each so many ns later. */
+bench_server bench_backend(uint64_t duration);
+
+/* `http` is the rest of the configuration after "http {", a format for the port, with a location /health. */
+bench_server bench_nginx(const char *program, const char *module, int workers, const char *http);
+void bench_nginx_end(const bench_server *nginx); /* one that was not well ends the program */
+
 /* --------------------------------------------------------------------------------------------------------- trap.c */
 
 /* What is allocated: through the hooks of a context, and by malloc in the library. */
@@ -104,6 +131,10 @@ void bench_trap_begin(void);
 void bench_trap_end(void);
 
 /* --------------------------------------------------------------------------------------------- raw.c, waiter.c */
+
+/* What anybody has to do for a lock that is free: open, lock, look whether the path still names the file, unlock,
+ * close. Without O_CREAT, which would cost it more. */
+void bench_raw_cycle(const char *path);
 
 /* Waits with the raw calls, see raw.c. */
 typedef struct bench_raw {
@@ -176,5 +207,8 @@ void row_soft(void);
 void row_soft_crowd(void);
 void row_strict(void);
 void row_marker_handoff(void);
+void row_nginx_static(void);
+void row_nginx_contended(void);
+void row_nginx_health(void);
 
 #endif

@@ -22,25 +22,10 @@ typedef struct cycle {
 
 /* -------------------------------------------------------------------------------------------------- the raw calls */
 
-/* What a careful program does: open, lock, see that the path still names the locked file, unlock, close. Without
- * O_CREAT, which would cost it more. */
-static void raw_cycle(const cycle *c)
-{
-    struct stat mine, there;
-    int fd = open(c->path, O_RDWR | O_CLOEXEC);
-    bench_check_errno(fd >= 0, "open");
-    bench_check_errno(flock(fd, LOCK_EX | LOCK_NB) == 0, "flock");
-    bench_check_errno(fstat(fd, &mine) == 0, "fstat");
-    bench_check_errno(stat(c->path, &there) == 0, "stat");
-    bench_check_errno(mine.st_ino == there.st_ino && mine.st_dev == there.st_dev, "the same file");
-    bench_check_errno(flock(fd, LOCK_UN) == 0, "flock");
-    bench_check_errno(close(fd) == 0, "close");
-}
-
 static void raw_cycles(const cycle *c, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        raw_cycle(c);
+        bench_raw_cycle(c->path);
 }
 
 static double raw_slice(void *state)

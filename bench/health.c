@@ -11,7 +11,6 @@ void row_health(void)
 
 #else
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -25,23 +24,18 @@ void row_health(void)
 
 enum { CLIENTS = 4, PACE_MS = 5, QUESTIONS = 500 };
 
-typedef struct server {
-    pid_t pid;
-    int port;
-} server;
-
 static void rest(long microseconds)
 {
     struct timespec time = {.tv_nsec = microseconds * 1000};
     nanosleep(&time, NULL);
 }
 
-static server start(const char *journal, const char *how)
+static bench_server start(const char *journal, const char *how)
 {
     int out[2];
     char line[32] = "";
     bench_check_errno(pipe(out) == 0, "pipe");
-    server s = {.pid = fork()};
+    bench_server s = {.pid = fork()};
     bench_check_errno(s.pid >= 0, "fork");
     if (s.pid == 0) {
         dup2(out[1], STDOUT_FILENO);
@@ -57,38 +51,15 @@ static server start(const char *journal, const char *how)
     return s;
 }
 
-static void stop(pid_t pid, int signal)
-{
-    kill(pid, signal);
-    waitpid(pid, NULL, 0);
-}
-
-static int connect_to(const server *s)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s->port)};
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bench_check_errno(fd >= 0 && connect(fd, (const struct sockaddr *)&address, sizeof address) == 0, "connect");
-    return fd;
-}
-
-/* Sends a request and waits for the whole answer: what libevent sends for these is one small piece. */
-static bool ask(int fd, const char *request)
-{
-    char answer[4096];
-    size_t length = strlen(request);
-    return write(fd, request, length) == (ssize_t)length && read(fd, answer, sizeof answer) > 0;
-}
-
 /* Appends, PACE_MS apart or slower, until it is killed. */
-static pid_t start_client(const server *s)
+static pid_t start_client(const bench_server *s)
 {
     pid_t pid = fork();
     bench_check_errno(pid >= 0, "fork");
     if (pid > 0)
         return pid;
-    int fd = connect_to(s);
-    while (ask(fd, "POST /append HTTP/1.1\r\nHost: bench\r\nContent-Length: 5\r\n\r\nhello"))
+    int fd = bench_connect(s->port);
+    while (bench_ask(fd, "POST /append HTTP/1.1\r\nHost: bench\r\nContent-Length: 5\r\n\r\nhello"))
         rest(PACE_MS * 1000);
     _exit(1);
 }
@@ -111,34 +82,34 @@ static pid_t start_neighbour(const char *lock)
 }
 
 /* p99 of how long /health takes, in ms. */
-static double measure(const server *s)
+static double measure(const bench_server *s)
 {
     static double took[QUESTIONS];
     pid_t clients[CLIENTS];
     for (int i = 0; i < CLIENTS; i++)
         clients[i] = start_client(s);
-    int fd = connect_to(s);
+    int fd = bench_connect(s->port);
     for (int i = 0; i < QUESTIONS; i++) {
         uint64_t start = bench_wall();
-        bench_check_errno(ask(fd, "GET /health HTTP/1.1\r\nHost: bench\r\n\r\n"), "/health");
+        bench_check_errno(bench_ask(fd, "GET /health HTTP/1.1\r\nHost: bench\r\n\r\n"), "/health");
         took[i] = (double)(bench_wall() - start) / 1e6;
         rest(1000);
     }
     close(fd);
     for (int i = 0; i < CLIENTS; i++)
-        stop(clients[i], SIGKILL);
+        bench_stop(clients[i], SIGKILL);
     bench_median(took, QUESTIONS); /* sorts */
     return took[QUESTIONS * 99 / 100];
 }
 
 static double with_lock(void *servers)
 {
-    return measure((const server *)servers);
+    return measure((const bench_server *)servers);
 }
 
 static double without_lock(void *servers)
 {
-    return measure((const server *)servers + 1);
+    return measure((const bench_server *)servers + 1);
 }
 
 void row_health(void)
@@ -147,7 +118,7 @@ void row_health(void)
     for (unsigned i = 0; i < 2; i++)
         snprintf(journal[i], sizeof journal[i], "%s", bench_file(i));
     snprintf(lock, sizeof lock, "%s.lock", journal[0]);
-    server servers[2] = {start(journal[0], "--hold=1"), start(journal[1], "--no-lock")};
+    bench_server servers[2] = {start(journal[0], "--hold=1"), start(journal[1], "--no-lock")};
     pid_t neighbour = start_neighbour(lock);
     bench_line line = {.row = "health",
                        .what = "HTTP server with a lock: /health, p99",
@@ -160,9 +131,9 @@ void row_health(void)
     bench.slices = bench.quick ? 1 : 3;
     bench_compare(&line, with_lock, without_lock, servers);
     bench = usual;
-    stop(neighbour, SIGKILL);
+    bench_stop(neighbour, SIGKILL);
     for (int i = 0; i < 2; i++)
-        stop(servers[i].pid, SIGTERM);
+        bench_stop(servers[i].pid, SIGTERM);
     unlink(lock);
 }
 

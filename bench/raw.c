@@ -1,6 +1,6 @@
-/* The other side of waiting: a program that locks with the raw calls and listens with inotify, as carefully as the
- * library does. After an event it tries again, and again a little later, because a holder that dies or closes without
- * unlocking is heard before the kernel drops the lock. */
+/* The other side: a free lock with the raw calls. And of waiting: a program that locks with them and listens with
+ * inotify, as carefully as the library does. After an event it tries again, and again a little later, because a holder
+ * that dies or closes without unlocking is heard before the kernel drops the lock. */
 #include "bench.h"
 
 #include <fcntl.h>
@@ -27,6 +27,16 @@ static bool names_this(int fd, const char *path)
     struct stat mine, there;
     return fstat(fd, &mine) == 0 && stat(path, &there) == 0 && mine.st_ino == there.st_ino &&
            mine.st_dev == there.st_dev;
+}
+
+void bench_raw_cycle(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    bench_check_errno(fd >= 0, "open");
+    bench_check_errno(flock(fd, LOCK_EX | LOCK_NB) == 0, "flock");
+    bench_check_errno(names_this(fd, path), "the same file");
+    bench_check_errno(flock(fd, LOCK_UN) == 0, "flock");
+    bench_check_errno(close(fd) == 0, "close");
 }
 
 static void read_all(const bench_raw *raw)

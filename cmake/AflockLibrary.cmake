@@ -12,6 +12,8 @@
 #       EXTERNAL   interface           a target with the include folders of somebody else's library that the code needs,
 #       LINK       name...             what to link for it, and
 #       REQUIRES   name...             its names for pkg-config; without: the names of LINK
+#       STATIC                         there is no shared form
+#       MODULE_LINK option...          how programs or modules that use the static form are to be linked
 #   )
 #
 # aflock::COMPONENT is the shared library, or the static one if that is all that is built; aflock::COMPONENT-static is
@@ -29,9 +31,13 @@ function(aflock_objects name)
 endfunction()
 
 function(aflock_library name)
-    cmake_parse_arguments(PARSE_ARGV 1 arg "THREADS" "COMPONENT;DESCRIPTION;EXTERNAL"
-        "SOURCES;OBJECTS;HEADERS;PUBLIC;PRIVATE;LINK;REQUIRES"
+    cmake_parse_arguments(PARSE_ARGV 1 arg "STATIC;THREADS" "COMPONENT;DESCRIPTION;EXTERNAL"
+        "SOURCES;OBJECTS;HEADERS;PUBLIC;PRIVATE;LINK;REQUIRES;MODULE_LINK"
     )
+    set(shared ${AFLOCK_BUILD_SHARED})
+    if(arg_STATIC)
+        set(shared OFF)
+    endif()
 
     aflock_objects(${name}-objects ${arg_SOURCES})
     foreach(component IN LISTS arg_PUBLIC arg_PRIVATE)
@@ -48,7 +54,7 @@ function(aflock_library name)
     endif()
 
     set(targets "")
-    if(AFLOCK_BUILD_SHARED)
+    if(shared)
         aflock_library_form(${name} SHARED "")
         set_target_properties(${name} PROPERTIES
             VERSION ${PROJECT_VERSION}
@@ -66,7 +72,7 @@ function(aflock_library name)
         aflock_library_form(${name}-static STATIC -static)
         list(APPEND targets ${name}-static)
     endif()
-    if(NOT AFLOCK_BUILD_SHARED)
+    if(NOT shared)
         add_library(aflock::${arg_COMPONENT} ALIAS ${name}-static)
     endif()
 
@@ -95,6 +101,7 @@ macro(aflock_library_form target kind suffix)
         target_link_libraries(${target} PRIVATE Threads::Threads)
     endif()
     target_link_libraries(${target} PRIVATE ${arg_LINK})
+    target_link_options(${target} INTERFACE ${arg_MODULE_LINK})
     target_include_directories(${target} PUBLIC
         "$<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>"
         "$<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>"
@@ -124,7 +131,11 @@ macro(aflock_pkg_config)
             string(APPEND pc_libs_private " -l${library}")
         endforeach()
     endif()
-    if(NOT AFLOCK_BUILD_SHARED)
+    foreach(option IN LISTS arg_MODULE_LINK)
+        string(REPLACE "LINKER:" "-Wl," option "${option}")
+        string(APPEND pc_libs_private " ${option}")
+    endforeach()
+    if(NOT shared)
         # Whoever links with the static library, the only one, needs everything.
         list(APPEND pc_requires ${pc_requires_private})
         set(pc_requires_private "")

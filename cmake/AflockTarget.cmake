@@ -27,16 +27,20 @@ function(aflock_target name)
     target_compile_definitions(${name} PRIVATE _GNU_SOURCE _FILE_OFFSET_BITS=64 _TIME_BITS=64)
 endfunction()
 
+# aflock_links_plainly(NAME): else gcc optimises across the libraries' files wherever they allow it.
+function(aflock_links_plainly name)
+    if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+        target_link_options(${name} PRIVATE
+            "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:INTERPROCEDURAL_OPTIMIZATION>>>:-fno-lto>"
+        )
+    endif()
+endfunction()
+
 # aflock_program(NAME SOURCES file... LIBRARIES target...): a program of ours.
 function(aflock_program name)
     cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LIBRARIES")
     add_executable(${name} ${arg_SOURCES})
     aflock_target(${name})
     target_link_libraries(${name} PRIVATE ${arg_LIBRARIES})
-    if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
-        # Else gcc optimises across the libraries' files wherever they allow it.
-        target_link_options(${name} PRIVATE
-            "$<$<NOT:$<BOOL:$<TARGET_PROPERTY:INTERPROCEDURAL_OPTIMIZATION>>>:-fno-lto>"
-        )
-    endif()
+    aflock_links_plainly(${name})
 endfunction()

@@ -26,6 +26,11 @@ foreach(loop IN ITEMS libevent libev libuv)
     endif()
 endforeach()
 
+set(nginx_includes "")
+if(TARGET aflock-nginx-static AND AFLOCK_NGINX)
+    get_target_property(nginx_includes aflock-found-nginx INTERFACE_INCLUDE_DIRECTORIES)
+endif()
+
 if(NOT AFLOCK_INSTRUMENT)
     aflock_add_test(readme COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/readme" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}"
         "${CMAKE_C_COMPILER}"
@@ -34,6 +39,10 @@ if(NOT AFLOCK_INSTRUMENT)
         aflock_add_test(package TIMEOUT 180
             COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/package/run" "${PROJECT_SOURCE_DIR}" "${PROJECT_BINARY_DIR}"
             "${CMAKE_C_COMPILER}" "${CMAKE_GENERATOR}" ${loops}
+        )
+        string(REPLACE ";" "\\;" nginx_includes "${nginx_includes}")
+        set_property(TEST package APPEND PROPERTY ENVIRONMENT
+            "AFLOCK_NGINX=${AFLOCK_NGINX}" "AFLOCK_NGINX_INCLUDES=${nginx_includes}"
         )
         aflock_add_test(symbols COMMAND "${PROJECT_SOURCE_DIR}/scripts/symbols"
             $<TARGET_FILE:aflock> $<TARGET_FILE:aflock-kit> $<TARGET_FILE:aflock-epoll>
@@ -102,6 +111,25 @@ foreach(example IN ITEMS at_most transfer libevent_journal libev_spool libuv_mix
         )
     endif()
 endforeach()
+
+# ------------------------------------------------------------------------------------------------- the module for nginx
+
+add_subdirectory(nginx)
+add_subdirectory(nginx_load)
+
+# ------------------------------------------------------------------------------------------------- the agent for HAProxy
+
+if(TARGET aflock-spoa)
+    foreach(part IN ITEMS frames locks)
+        aflock_add_test(haproxy.${part} TIMEOUT 120
+            COMMAND /usr/bin/python3 "${CMAKE_CURRENT_SOURCE_DIR}/haproxy/${part}" $<TARGET_FILE:aflock-spoa>
+        )
+    endforeach()
+    aflock_add_test(haproxy.servers TIMEOUT 120
+        COMMAND /usr/bin/python3 "${CMAKE_CURRENT_SOURCE_DIR}/haproxy/servers" $<TARGET_FILE:aflock-spoa>
+        "${PROJECT_SOURCE_DIR}/examples/haproxy"
+    )
+endif()
 
 # ------------------------------------------------------------------------------------------------------------ real NFS
 

@@ -1,21 +1,19 @@
 /* One instance of a program: what is on disk while the lock is held and after it, what others learn, what is taken over
  * and what is refused, calls that fail, and processes that are killed, fork, and execute programs. */
 #include "support/marks.h"
+#include "support/rivals.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 static aflock_options pidfile_options(int io)
@@ -102,6 +100,16 @@ static void await_entries(int expected)
     for (int i = 0; i < 5000 && scene_entries(".") != expected; i++)
         usleep(1000);
     ck_assert_int_eq(scene_entries("."), expected);
+}
+
+/* Which of the two files the step failed on. */
+static void must_blame(const answer *a, const char *name)
+{
+    char folder[PATH_MAX], expected[PATH_MAX + 64];
+    ck_assert_ptr_nonnull(getcwd(folder, sizeof folder));
+    snprintf(expected, sizeof expected, "%s/%s: %s failed", folder, name, a->step);
+    ck_assert_str_eq(a->detail, expected);
+    ck_assert_str_eq(strrchr(a->path, '/'), "/d.pid");
 }
 
 static void come_to_rest(void)
@@ -198,9 +206,11 @@ START_TEST(nothing_is_written_through_links)
     ck_assert_int_eq(symlink("precious", "d.pid"), 0);
     answer a = scene_acquire(lock, NULL);
     ck_assert_int_eq(a.result.status, AFLOCK_ELOOP);
+    must_blame(&a, "d.pid");
     ck_assert_int_eq(symlink("precious", "d.pid.lock"), 0);
     a = scene_acquire(lock, NULL);
     ck_assert_int_eq(a.result.status, AFLOCK_ELOOP);
+    must_blame(&a, "d.pid.lock");
     must_read("precious", "text");
     ck_assert_int_eq(scene_entries("."), 3);
 }
@@ -292,7 +302,9 @@ START_TEST(what_cannot_be_released_is_held_as_before)
     aflock_req req = hold(lock);
     seam_fail(SEAM_UNLINK, 1, 1, EIO);
     seam_fail(SEAM_UNLOCK, 0, 1, EIO);
-    ck_assert_int_eq(scene_release(lock, req).result.status, AFLOCK_ESYS);
+    answer a = scene_release(lock, req);
+    ck_assert_int_eq(a.result.status, AFLOCK_ESYS);
+    must_blame(&a, "d.pid.lock");
     must_name(getpid());
     ck_assert(!scene_is_free("d.pid.lock", LOCK_SH));
     let_go(lock, req);
@@ -412,8 +424,10 @@ START_TEST(what_the_file_may_say)
     }
     ck_assert_int_eq(unlink("d.pid"), 0);
     ck_assert_int_eq(mkfifo("d.pid", 0666), 0);
+    alarm(60); /* who waits for a writer waits for ever */
     ck_assert_int_eq(scene_acquire(lock, &o).result.pid, 0);
     ck_assert_int_eq(look(lock).holder.record, AFLOCK_RECORD_NONE);
+    alarm(0);
     ck_assert_int_eq(unlink("d.pid"), 0);
     scene_holder_end(other);
     must_come_and_go(lock);
@@ -430,9 +444,26 @@ START_TEST(verified)
         ck_assert_int_eq(aflock_verify(lock, req, scene_answer, &a), 0);
         scene_run_until(&a.count, i + 1);
         ck_assert_int_eq(a.result.status, i ? AFLOCK_EREPLACED : 0);
-        if (i == 0)
+        if (i == 1)
+            ck_assert_ptr_nonnull(strstr(a.detail, "/d.pid.lock: it was removed or replaced"));
+        else
             ck_assert_int_eq(unlink("d.pid.lock"), 0);
     }
+    let_go(lock, req);
+}
+END_TEST
+
+START_TEST(questions_that_fail)
+{
+    answer a = {0};
+    aflock *lock = open_pidfile(AFLOCK_IO_POOL);
+    aflock_req req = hold(lock);
+    seam_fail(SEAM_STAT, 0, 1, EIO);
+    scene_expect(1);
+    ck_assert_int_eq(aflock_verify(lock, req, scene_answer, &a), 0);
+    scene_run_until(&a.count, 1);
+    ck_assert_int_eq(a.result.status, AFLOCK_ESYS);
+    must_blame(&a, "d.pid.lock");
     let_go(lock, req);
 }
 END_TEST
@@ -545,23 +576,28 @@ START_TEST(each_call_fails)
 }
 END_TEST
 
-static void fails_at(aflock *lock, seam_call call, int error, int status, const char *step)
+/* The path of the lock is that of the pid file, whichever of the two it is about. */
+static void fails_at(aflock *lock, seam_call call, int error, int status, const char *step, const char *name)
 {
     seam_fail(call, 0, 1, error);
     answer a = scene_acquire(lock, NULL);
     ck_assert_int_eq(a.result.status, status);
     ck_assert_int_eq(a.result.sys_errno, error);
     ck_assert_str_eq(a.step, step);
-    ck_assert_int_eq(scene_entries("."), 0);
+    must_blame(&a, name);
 }
 
 START_TEST(what_is_said)
 {
     aflock *lock = open_pidfile(_i);
     must_come_and_go(lock);
-    fails_at(lock, SEAM_WRITE, ENOSPC, AFLOCK_ENOSPC, "write");
-    fails_at(lock, SEAM_SYNC, EIO, AFLOCK_ESYS, "fsync");
-    fails_at(lock, SEAM_SYNC, EDQUOT, AFLOCK_ENOSPC, "fsync");
+    fails_at(lock, SEAM_LOCK, ENOLCK, AFLOCK_ESYS, "flock", "d.pid.lock");
+    must_come_and_go(lock);
+    fails_at(lock, SEAM_WRITE, ENOSPC, AFLOCK_ENOSPC, "write", "d.pid");
+    fails_at(lock, SEAM_SYNC, EIO, AFLOCK_ESYS, "fsync", "d.pid");
+    fails_at(lock, SEAM_SYNC, EDQUOT, AFLOCK_ENOSPC, "fsync", "d.pid");
+    fails_at(lock, SEAM_CREATE, EROFS, AFLOCK_EROFS, "open", "d.pid.lock");
+    ck_assert_int_eq(scene_entries("."), 0);
     seam_fail(SEAM_SYNC, 0, 1, EINVAL);
     must_come_and_go(lock);
     seam_fail(SEAM_SYNC, 0, 1, ENOTSUP);
@@ -572,6 +608,7 @@ START_TEST(what_is_said)
     seam_fail(SEAM_CREATE, 1, 1, EACCES);
     answer a = scene_acquire(lock, NULL);
     ck_assert_int_eq(a.result.status, AFLOCK_EACCES);
+    must_blame(&a, "d.pid");
     ck_assert_int_eq(scene_entries("."), 0);
 }
 END_TEST
@@ -710,109 +747,37 @@ START_TEST(executed_programs)
 }
 END_TEST
 
-enum { RIVALS = 6, TURNS = 10, KILLS = 80, PATIENCE_S = 80 };
+enum { KILLS = 80, PATIENCE_S = 80 };
 
-typedef struct shared {
-    _Atomic pid_t holder;
-    atomic_int two, grants[RIVALS], stop;
-} shared;
-static shared *all;
+static aflock *open_as_rival(int self)
+{
+    aflock_options o = pidfile_options(self % SCENE_IO_COUNT);
+    o.wait = WAITS[self / 2];
+    o.poll_interval = 2 * AFLOCK_MILLISECOND;
+    return open_with(&o);
+}
 
-static bool names(pid_t pid)
+static bool names_me(void)
 {
     char text[32] = "";
     int fd = open("d.pid", O_RDONLY | O_CLOEXEC);
-    const bool is = fd >= 0 && read(fd, text, sizeof text - 1) > 0 && atoi(text) == pid;
+    const bool is = fd >= 0 && read(fd, text, sizeof text - 1) > 0 && atoi(text) == getpid();
     close(fd);
     return is;
 }
 
-static void take_turn(aflock *lock, int self)
-{
-    answer a = {0};
-    scene_expect(1);
-    ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
-    while (a.count == 0)
-        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
-    ck_assert_msg(a.result.status == 0, "%s: %s", aflock_error_name(a.result.status), a.step);
-    pid_t nobody = 0;
-    if (!atomic_compare_exchange_strong(&all->holder, &nobody, getpid()) || !names(getpid()))
-        atomic_fetch_add(&all->two, 1);
-    usleep(100);
-    if (atomic_load(&all->holder) != getpid() || !names(getpid()))
-        atomic_fetch_add(&all->two, 1);
-    atomic_fetch_add(&all->grants[self], 1);
-    atomic_store(&all->holder, 0);
-    ck_assert_int_eq(scene_release(lock, a.result.req).result.status, 0);
-}
-
-static pid_t rival(int self)
-{
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid > 0)
-        return pid;
-    scene = NULL;
-    scene_make_context();
-    aflock_options o = pidfile_options(self % SCENE_IO_COUNT);
-    o.wait = WAITS[self / 2];
-    o.poll_interval = 2 * AFLOCK_MILLISECOND;
-    aflock *lock = open_with(&o);
-    while (!atomic_load(&all->stop)) {
-        take_turn(lock, self);
-        usleep(100);
-    }
-    aflock_ctx_free(scene, 5 * AFLOCK_SECOND);
-    _exit(0);
-}
-
-static void await_turns(const int before[RIVALS], int turns)
-{
-    time_t end = time(NULL) + PATIENCE_S;
-    for (int i = 0; i < RIVALS; i++) {
-        while (atomic_load(&all->grants[i]) < before[i] + turns) {
-            ck_assert_msg(time(NULL) < end, "%d waits for ever", i);
-            usleep(1000);
-        }
-    }
-}
-
 START_TEST(holders_are_killed)
 {
-    pid_t pids[RIVALS];
-    int before[RIVALS] = {0}, held = 0, status;
-    all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ck_assert_ptr_ne(all, MAP_FAILED);
-    for (int i = 0; i < RIVALS; i++)
-        pids[i] = rival(i);
-    await_turns(before, TURNS);
-    for (int i = 0; i < KILLS; i++) {
-        pid_t holder = 0;
-        for (int turn = 0; turn < 10000 && i % 4 && (holder = atomic_load(&all->holder)) == 0; turn++)
-            usleep(20);
-        int victim = i % RIVALS; /* mostly the holder */
-        for (int k = 0; k < RIVALS; k++)
-            if (pids[k] == holder)
-                victim = k;
-        ck_assert_int_eq(kill(pids[victim], SIGSTOP), 0); /* nobody may come to hold it between kill and cleaning up */
-        ck_assert_int_eq(waitpid(pids[victim], &status, WUNTRACED), pids[victim]);
-        pid_t was = pids[victim];
-        held += atomic_compare_exchange_strong(&all->holder, &was, 0);
-        ck_assert_int_eq(kill(pids[victim], SIGKILL), 0);
-        ck_assert_int_eq(waitpid(pids[victim], &status, 0), pids[victim]);
-        pids[victim] = rival(victim);
-        if (i % 20 != 19)
-            continue;
-        for (int k = 0; k < RIVALS; k++)
-            before[k] = atomic_load(&all->grants[k]);
-        await_turns(before, 1);
-    }
-    atomic_store(&all->stop, 1);
-    for (int i = 0; i < RIVALS; i++) {
-        ck_assert_int_eq(waitpid(pids[i], &status, 0), pids[i]);
-        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d ended with %d", i, status);
-    }
-    ck_assert_int_eq(atomic_load(&all->two), 0);
+    const rivals six = {.count = 6,
+                        .patience_s = PATIENCE_S,
+                        .hold_us = 100,
+                        .others_us = 100,
+                        .open = open_as_rival,
+                        .agrees = names_me};
+    rivals_begin(&six);
+    rivals_await(10);
+    const int held = rivals_kill(KILLS);
+    rivals_end();
     ck_assert_int_ge(held, KILLS / 8);
     must_come_and_go(open_pidfile(AFLOCK_IO_INLINE));
     come_to_rest();
@@ -822,6 +787,7 @@ END_TEST
 int main(void)
 {
     const TTest *const once[] = {the_loop_does_not_touch_the_disk,
+                                 questions_that_fail,
                                  it_goes_after_the_context,
                                  a_thread_that_comes_late_leaves_nothing,
                                  forked_later,

@@ -2,17 +2,16 @@
  * are killed. Others' markers are written by hand. Nothing is polled unless a test says so: who is not woken waits
  * until the watchdog barks. */
 #include "runtime/runtime.h"
+#include "support/rivals.h"
 #include "support/soft_scene.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -967,118 +966,27 @@ END_TEST
 
 /* -------------------------------------------------------------------------------------------------------- the storm */
 
-enum { RIVALS = 4, KILLS = 200 };
+enum { KILLS = 200 };
 
-typedef struct shared {
-    _Atomic pid_t holder;
-    atomic_int two, grants[RIVALS], stop;
-} shared;
-static shared *all;
-static int self;
-
-/* Ends only by being killed or told to; whoever else was here is dead, as the parent clears him away before he is
- * waited for. */
-static void hold_now_and_then(void)
+static aflock *open_as_rival(int self)
 {
-    scene = NULL;
-    scene_make_context();
+    (void)self;
     aflock_options o = soft_options(AFLOCK_IO_INLINE);
     o.break_empty = named;
     if (named)
         seam_fail(SEAM_TMPFILE, 0, 1, EOPNOTSUPP);
-    aflock *lock = open_soft_with(&o);
-    while (!atomic_load(&all->stop)) {
-        answer a = {0};
-        scene_expect(1);
-        ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
-        while (a.count == 0 && !atomic_load(&all->stop))
-            ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
-        if (a.count == 0)
-            break;
-        ck_assert_int_eq(a.result.status, 0);
-        pid_t nobody = 0;
-        if (!atomic_compare_exchange_strong(&all->holder, &nobody, getpid()))
-            atomic_fetch_add(&all->two, 1);
-        usleep(200);
-        if (atomic_load(&all->holder) != getpid())
-            atomic_fetch_add(&all->two, 1);
-        atomic_fetch_add(&all->grants[self], 1);
-        atomic_store(&all->holder, 0);
-        ck_assert_int_eq(aflock_release(lock, a.result.req, NULL, NULL), 0);
-        usleep(1000); /* others want it, too */
-    }
-    _exit(0);
-}
-
-static pid_t rival(int i)
-{
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid == 0) {
-        self = i;
-        hold_now_and_then();
-    }
-    return pid;
-}
-
-static void await_grants(const int before[RIVALS])
-{
-    time_t end = time(NULL) + 30;
-    for (int i = 0; i < RIVALS; i++) {
-        while (atomic_load(&all->grants[i]) == before[i]) {
-            ck_assert_msg(time(NULL) < end, "%d waits for ever", i);
-            usleep(1000);
-        }
-    }
+    return open_soft_with(&o);
 }
 
 static void kill_holders(void)
 {
-    pid_t pids[RIVALS];
-    int held = 0, before[RIVALS] = {0};
-    siginfo_t info;
-    all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ck_assert_ptr_ne(all, MAP_FAILED);
-    for (int i = 0; i < RIVALS; i++)
-        pids[i] = rival(i);
-    await_grants(before);
-    for (int i = 0; i < KILLS; i++) {
-        /* mostly the holder */
-        pid_t holder = 0;
-        for (int turn = 0; turn < 10000 && i % 8 && (holder = atomic_load(&all->holder)) == 0; turn++)
-            usleep(20);
-        int victim = i % RIVALS;
-        for (int k = 0; k < RIVALS; k++)
-            if (pids[k] == holder)
-                victim = k;
-        ck_assert_int_eq(kill(pids[victim], SIGKILL), 0);
-        ck_assert_int_eq(waitid(P_PID, (id_t)pids[victim], &info, WEXITED | WNOWAIT), 0);
-        pid_t dead = pids[victim];
-        held += atomic_compare_exchange_strong(&all->holder, &dead, 0);
-        ck_assert_int_eq(waitpid(pids[victim], NULL, 0), pids[victim]);
-        pids[victim] = rival(victim);
-        if (i % 10 == 9) {
-            for (int k = 0; k < RIVALS; k++)
-                before[k] = atomic_load(&all->grants[k]);
-            await_grants(before);
-        }
-    }
-    for (int k = 0; k < RIVALS; k++)
-        before[k] = atomic_load(&all->grants[k]);
-    await_grants(before);
-    int grants = 0;
-    for (int i = 0; i < RIVALS; i++)
-        grants += atomic_load(&all->grants[i]);
-    const int two = atomic_load(&all->two); /* from here on nobody clears the dead away */
-    atomic_store(&all->stop, 1);
-    for (int i = 0; i < RIVALS; i++) {
-        int status;
-        kill(pids[i], SIGKILL);
-        ck_assert_int_eq(waitpid(pids[i], &status, 0), pids[i]);
-        ck_assert(!WIFEXITED(status) || WEXITSTATUS(status) == 0);
-    }
-    printf("%d grants, %d kills, %d of them of holders\n", grants, KILLS, held);
-    ck_assert_int_eq(two, 0);
+    const rivals four = {.count = 4, .patience_s = 30, .hold_us = 200, .others_us = 1000, .open = open_as_rival};
+    rivals_begin(&four);
+    rivals_await(1);
+    const int held = rivals_kill(KILLS);
+    rivals_await(1);
+    rivals_end();
+    printf("%d kills, %d of them of holders\n", KILLS, held);
     ck_assert_int_ge(held, KILLS / 4);
 }
 

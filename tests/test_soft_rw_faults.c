@@ -1,5 +1,6 @@
 /* Soft readers and writers whose system calls fail: every single one, with what is plausible for it. Whatever fails,
  * who holds has a marker, who fails leaves none behind, nor the state lock, and the lock works afterwards. */
+#include "support/failures.h"
 #include "support/soft_rw_scene.h"
 
 #include <dirent.h>
@@ -12,33 +13,13 @@
 
 /* ------------------------------------------------------------------------------------------------------- every call */
 
-static int countdown, in_a_row, chosen_error;
-static seam_call failed_call;
-static bool failed;
-
-/* What would be a lie and not a failure is left out. */
-static bool is_plausible(seam_call call, int error)
+/* What would be a lie and not a failure. */
+static bool is_lie(seam_call call, int error)
 {
-    const bool looks = call == SEAM_UNLINK || call == SEAM_STAT || call == SEAM_OPEN || call == SEAM_RENAME;
+    const bool looks = call == SEAM_STAT || call == SEAM_OPEN || call == SEAM_RENAME;
     if (looks && error == ENOENT)
-        return false; /* to believe it is right */
-    if (call == SEAM_STAT && error == ESTALE)
-        return false; /* of a path: the folder is no more */
-    if (call == SEAM_HOSTNAME || call == SEAM_RANDOM)
-        return error == EIO;
-    return call != SEAM_OPEN_CACHED && call != SEAM_IDENTIFY && call != SEAM_READLINK && call != SEAM_GETCWD &&
-           call != SEAM_GETFD && call != SEAM_PROBE && call != SEAM_PIDFD;
-}
-
-static int fail_one(seam_call call, int fd, const char *path)
-{
-    (void)fd, (void)path;
-    if (!is_plausible(call, chosen_error) || countdown-- > 0 || in_a_row == 0)
-        return 0;
-    in_a_row--;
-    failed = true;
-    failed_call = call;
-    return chosen_error;
+        return true;                             /* to believe it is right */
+    return call == SEAM_STAT && error == ESTALE; /* of a path: the folder is no more */
 }
 
 /* Something that counts. What was put aside, and could not be taken away then, does not. */
@@ -89,39 +70,35 @@ static bool has_marker(aflock_mode mode)
 static void must_be_clean(int error)
 {
     ck_assert_msg(!is_there(STATE) && !is_there(WRITER) && count(READERS, false) == 0,
-                  "%s, errno %d: something is left", seam_name(failed_call), error);
+                  "%s, errno %d: something is left", seam_name(failures_met()), error);
 }
 
 /* The n-th call, and so many after it, fail; the rest goes well. False: there are no so many. */
 static bool play(aflock *lock, aflock_mode mode, int n, int times, int error, beginning b)
 {
-    countdown = n;
-    in_a_row = times;
-    chosen_error = error;
-    failed = false;
-    seam_judge_by(fail_one, NULL);
+    failures_from(n, times, error, is_lie);
     answer a = soft_rw_try(lock, mode, 30 * AFLOCK_SECOND);
     if (a.result.status == 0) {
         ck_assert(has_marker(mode));
         answer r = scene_release(lock, a.result.req);
         if (r.result.status != 0) {
-            ck_assert_msg(has_marker(mode), "%s, errno %d: %s at %s", seam_name(failed_call), error,
+            ck_assert_msg(has_marker(mode), "%s, errno %d: %s at %s", seam_name(failures_met()), error,
                           aflock_error_name(r.result.status), r.step);
-            in_a_row = 0;
+            failures_stop();
             must_release(lock, a.result.req);
         }
     } else {
-        ck_assert_msg(failed, "%s at %s: %s", aflock_error_name(a.result.status), a.step, a.detail);
         ck_assert_str_ne(a.step, "");
         ck_assert_int_ne(a.result.sys_errno, 0);
     }
-    in_a_row = 0;
+    failures_stop();
     soft_rw_rest();
-    seam_judge_by(NULL, NULL);
+    const bool failed = failures_end();
+    ck_assert_msg(failed || a.result.status == 0, "%s at %s: %s", aflock_error_name(a.result.status), a.step, a.detail);
     if (a.result.status == 0 && (b == NOTHING || b == THE_FOLDER))
         must_be_clean(error);
     a = soft_rw_try(lock, AFLOCK_EXCLUSIVE, 30 * AFLOCK_SECOND);
-    ck_assert_msg(a.result.status == 0, "%s, errno %d: %s at %s", seam_name(failed_call), error,
+    ck_assert_msg(a.result.status == 0, "%s, errno %d: %s at %s", seam_name(failures_met()), error,
                   aflock_error_name(a.result.status), a.step);
     ck_assert_int_eq(count(READERS, false), 0);
     must_release(lock, a.result.req);
@@ -132,17 +109,17 @@ static bool play(aflock *lock, aflock_mode mode, int n, int times, int error, be
 /* Every third errno, from `first` on: each of three tests has its own time limit. */
 static void fail_each(int times, int first)
 {
-    static const int errors[] = {EIO, ENOSPC, EACCES, ESTALE, ENOENT, EEXIST, EINTR, EMFILE, EROFS, ENOSYS};
     int played = 0;
     aflock_options o = soft_rw_options(AFLOCK_IO_INLINE);
     o.poll_interval = AFLOCK_MILLISECOND;
-    for (size_t e = (size_t)first; e < sizeof errors / sizeof errors[0]; e += 3) {
+    for (size_t e = (size_t)first; e < FAILURES_ERRORS; e += 3) {
         for (int i = 0; i < 2 * BEGINNINGS; i++) {
             for (int n = 0, more = 1; more; n++) {
                 aflock *lock;
                 begin((beginning)(i / 2));
                 ck_assert_int_eq(aflock_open(&lock, scene, "lock", &o), 0);
-                more = play(lock, i % 2 ? AFLOCK_SHARED : AFLOCK_EXCLUSIVE, n, times, errors[e], (beginning)(i / 2));
+                more = play(lock, i % 2 ? AFLOCK_SHARED : AFLOCK_EXCLUSIVE, n, times, failures_errors[e],
+                            (beginning)(i / 2));
                 ck_assert_int_eq(aflock_close(lock), 0);
                 played++;
             }
@@ -165,41 +142,19 @@ END_TEST
 
 /* --------------------------------------------------------------------------------------------------- one at a time */
 
-static seam_call failing;
-static const char *failing_name;
-static int failing_error;
-
-static int fail_by_name(seam_call call, int fd, const char *path)
-{
-    (void)fd;
-    if (call != failing || !path)
-        return 0;
-    const size_t length = strlen(path), wanted = strlen(failing_name);
-    return length >= wanted && strcmp(path + length - wanted, failing_name) == 0 ? failing_error : 0;
-}
-
-/* `end` of the name; "": any. 0: none fails. */
-static void make_fail_at(seam_call call, const char *end, int error)
-{
-    seam_judge_by(NULL, NULL); /* a worker may be looking */
-    failing = call;
-    failing_name = end;
-    failing_error = error;
-    seam_judge_by(error ? fail_by_name : NULL, NULL);
-}
-
 /* The marker stays: it is held as before. */
 START_TEST(a_release_that_fails)
 {
     aflock *lock = soft_rw_open(_i);
     for (int mode = AFLOCK_EXCLUSIVE; mode <= AFLOCK_SHARED; mode++) {
         aflock_req req = soft_rw_hold(lock, (aflock_mode)mode);
-        make_fail_at(SEAM_UNLINK, mode == AFLOCK_SHARED ? strrchr(own_reader(), '/') + 1 : ".write", EACCES);
+        failures_on_end(SEAM_UNLINK, mode == AFLOCK_SHARED ? strrchr(own_reader(), '/') + 1 : ".write", EACCES,
+                        FAILURES_FOR_EVER);
         answer a = scene_release(lock, req);
         ck_assert_int_eq(a.result.status, AFLOCK_EACCES);
         ck_assert_str_eq(a.step, "unlink");
         ck_assert(has_marker((aflock_mode)mode) && !is_there(STATE));
-        make_fail_at(SEAM_UNLINK, "", 0);
+        failures_none();
         must_release(lock, req);
         ck_assert(!has_marker((aflock_mode)mode) && !is_there(STATE));
     }
@@ -211,13 +166,13 @@ START_TEST(a_release_that_is_not_finished)
 {
     aflock *lock = soft_rw_open(_i);
     aflock_req req = soft_rw_hold(lock, AFLOCK_EXCLUSIVE);
-    make_fail_at(SEAM_UNLINK, ".state", EIO);
+    failures_on_end(SEAM_UNLINK, ".state", EIO, FAILURES_FOR_EVER);
     answer a = scene_release(lock, req);
     ck_assert_int_eq(a.result.status, 0);
     ck_assert_int_eq(a.result.cleanup_errno, EIO);
     ck_assert(!is_there(WRITER) && is_there(STATE));
     ck_assert(aflock_epoll_alive(scene));
-    make_fail_at(SEAM_UNLINK, "", 0);
+    failures_none();
     soft_rw_rest();
     ck_assert(!is_there(STATE));
     soft_rw_must_get(lock, AFLOCK_SHARED);
@@ -229,13 +184,13 @@ START_TEST(an_attempt_that_cannot_let_go)
 {
     aflock *lock = soft_rw_open(_i);
     for (int mode = AFLOCK_EXCLUSIVE; mode <= AFLOCK_SHARED; mode++) {
-        make_fail_at(SEAM_UNLINK, ".state", EIO);
+        failures_on_end(SEAM_UNLINK, ".state", EIO, FAILURES_FOR_EVER);
         answer a = soft_rw_try(lock, (aflock_mode)mode, 30 * AFLOCK_SECOND);
         ck_assert_int_eq(a.result.status, AFLOCK_ESYS);
         ck_assert_int_eq(a.result.sys_errno, EIO);
         ck_assert_str_eq(a.step, "unlink");
         ck_assert(!has_marker((aflock_mode)mode) && is_there(STATE));
-        make_fail_at(SEAM_UNLINK, "", 0);
+        failures_none();
         soft_rw_rest();
         ck_assert(!is_there(STATE));
         soft_rw_must_get(lock, (aflock_mode)mode);
@@ -279,12 +234,12 @@ END_TEST
 START_TEST(a_state_lock_that_is_left)
 {
     aflock *lock = soft_rw_open(_i);
-    make_fail_at(SEAM_UNLINK, ".state", EIO);
+    failures_on_end(SEAM_UNLINK, ".state", EIO, FAILURES_FOR_EVER);
     ck_assert_int_eq(soft_rw_try(lock, AFLOCK_EXCLUSIVE, AFLOCK_FOREVER).result.status, AFLOCK_ESYS);
     ck_assert(is_there(STATE));
-    make_fail_at(SEAM_OPEN, ".readers", ESTALE);
+    failures_on_end(SEAM_OPEN, ".readers", ESTALE, FAILURES_FOR_EVER);
     ck_assert_int_eq(soft_rw_try(lock, AFLOCK_EXCLUSIVE, 0).result.status, AFLOCK_EWOULDBLOCK);
-    make_fail_at(SEAM_OPEN, "", 0);
+    failures_none();
     soft_rw_rest();
     ck_assert(!is_there(STATE));
     soft_rw_must_get(lock, AFLOCK_SHARED);

@@ -2,13 +2,13 @@
  * claims. Either it keeps everybody out, or it is said which file is wrong and how; it never blocks, is never followed,
  * never repaired and never passed over. And what others leave who end in the middle of publishing. */
 #include "runtime/runtime.h"
+#include "support/failures.h"
 #include "support/strict_scene.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -145,28 +145,7 @@ START_TEST(the_path_becomes_free)
 END_TEST
 
 static seam_call failing;
-static const char *failing_name;
 static int failing_error;
-static atomic_int failing_times;
-
-static int fail_by_name(seam_call call, int fd, const char *path)
-{
-    (void)fd;
-    if (call != failing || failing_times == 0 || !path || !strstr(path, failing_name))
-        return 0;
-    failing_times--;
-    return failing_error;
-}
-
-static void make_fail(seam_call call, const char *name, int error, int times)
-{
-    seam_judge_by(NULL, NULL); /* a worker may be looking */
-    failing = call;
-    failing_name = name;
-    failing_error = error;
-    failing_times = times;
-    seam_judge_by(times ? fail_by_name : NULL, NULL);
-}
 
 static int fail_exactly(seam_call call, int fd, const char *path)
 {
@@ -375,11 +354,11 @@ START_TEST(it_is_read_again_for_a_while)
     for (int i = 0; i < 6; i++) {
         answer a = {0};
         strict_claim("held", HIGH, 7, "elsewhere");
-        make_fail(calls[i % 2], HIGH, errors[i / 2], 5);
+        failures_on(calls[i % 2], HIGH, errors[i / 2], 5);
         strict_wait_for(lock, &a);
-        while (failing_times > 0)
+        while (failures_left() > 0)
             ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
-        make_fail(SEAM_CALLS, "", 0, 0);
+        failures_none();
         ck_assert_int_eq(a.count, 0);
         strict_unclaim("held", HIGH);
         strict_must_be_woken(lock, &a);
@@ -426,12 +405,12 @@ START_TEST(in_the_end_it_is_an_error)
     strict_claim("held", HIGH, 7, "elsewhere");
     snprintf(path, sizeof path, FOLDER "/%s", strict_claim_name("held", HIGH));
     for (int i = 0; i < 2; i++) { /* each has its time */
-        make_fail(SEAM_OPEN, HIGH, EACCES, 1000000);
+        failures_on(SEAM_OPEN, HIGH, EACCES, FAILURES_FOR_EVER);
         ck_assert_int_eq(strict_try(lock, 0).result.status, AFLOCK_EWOULDBLOCK);
         const uint64_t began = scene->sys->boottime();
         must_be_named(lock, path, "it cannot be read");
         ck_assert_uint_ge(scene->sys->boottime() - began + 100 * AFLOCK_MILLISECOND, AFLOCK_SECOND / 2);
-        make_fail(SEAM_CALLS, "", 0, 0);
+        failures_none();
     }
     strict_unclaim("held", HIGH);
     strict_must_get(lock);
@@ -443,10 +422,10 @@ START_TEST(in_the_end_a_stale_one_is_gone)
 {
     aflock *lock = strict_open(_i);
     strict_claim("held", HIGH, 7, "elsewhere");
-    make_fail(SEAM_OPEN, HIGH, ESTALE, 1000000);
+    failures_on(SEAM_OPEN, HIGH, ESTALE, FAILURES_FOR_EVER);
     answer a = strict_try(lock, 30 * AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, 0);
-    make_fail(SEAM_CALLS, "", 0, 0);
+    failures_none();
     strict_release(lock, a.result.req);
     strict_unclaim("held", HIGH);
 }
@@ -457,14 +436,14 @@ START_TEST(we_lack_descriptors)
 {
     aflock *lock = strict_open(_i);
     strict_claim("held", HIGH, 7, "elsewhere");
-    make_fail(SEAM_OPEN, HIGH, EMFILE, 1);
+    failures_on(SEAM_OPEN, HIGH, EMFILE, 1);
     answer a = strict_try(lock, AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, AFLOCK_EMFILE);
-    make_fail(SEAM_OPEN, HIGH, EIO, 1);
+    failures_on(SEAM_OPEN, HIGH, EIO, 1);
     a = strict_try(lock, AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, AFLOCK_EPROTO);
     ck_assert_int_eq(a.result.sys_errno, EIO);
-    make_fail(SEAM_CALLS, "", 0, 0);
+    failures_none();
     strict_unclaim("held", HIGH);
     strict_must_get(lock);
 }
@@ -500,7 +479,7 @@ START_TEST(private_claims)
     scene_write(STRAY_CLAIM, "half of a");
     hold_and_release(lock);
     strict_must_have(1); /* young: its owner may be about to publish it */
-    make_older(STRAY_CLAIM, -1000000);
+    make_older(STRAY_CLAIM, -FAILURES_FOR_EVER);
     hold_and_release(lock);
     strict_must_have(1);
     make_older(STRAY_CLAIM, 2);

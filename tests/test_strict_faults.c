@@ -1,6 +1,7 @@
 /* Strict locks whose system calls fail: every single one, with what is plausible for it. Whatever fails, nobody holds
  * without both claims, who fails leaves none behind, and the lock works afterwards. */
 #include "runtime/runtime.h"
+#include "support/failures.h"
 #include "support/strict_scene.h"
 
 #include <dirent.h>
@@ -13,32 +14,6 @@
 #include <unistd.h>
 
 /* ------------------------------------------------------------------------------------------------------- every call */
-
-static int countdown, in_a_row, chosen_error;
-static seam_call failed_call;
-static bool failed;
-
-/* What would be a lie and not a failure is left out. */
-static bool is_plausible(seam_call call, int error)
-{
-    if (call == SEAM_UNLINK && error == ENOENT)
-        return false; /* to believe it is right */
-    if (call == SEAM_HOSTNAME || call == SEAM_RANDOM)
-        return error == EIO;
-    return call != SEAM_OPEN_CACHED && call != SEAM_IDENTIFY && call != SEAM_READLINK && call != SEAM_GETCWD &&
-           call != SEAM_GETFD && call != SEAM_PROBE && call != SEAM_PIDFD;
-}
-
-static int fail_one(seam_call call, int fd, const char *path)
-{
-    (void)fd, (void)path;
-    if (!is_plausible(call, chosen_error) || countdown-- > 0 || in_a_row == 0)
-        return 0;
-    in_a_row--;
-    failed = true;
-    failed_call = call;
-    return chosen_error;
-}
 
 /* Claims that others would see. `sweep`: removes private records, which may be left when nothing can be unlinked. */
 static int look_into(const char *folder, bool sweep)
@@ -69,29 +44,25 @@ static void settle(void)
 /* The n-th call, and so many after it, fail; the rest goes well. False: there are no so many. */
 static bool play(aflock *lock, int n, int times, int error)
 {
-    countdown = n;
-    in_a_row = times;
-    chosen_error = error;
-    failed = false;
-    seam_judge_by(fail_one, NULL);
+    failures_from(n, times, error, NULL);
     answer a = strict_try(lock, 30 * AFLOCK_SECOND);
     if (a.result.status == 0) {
         ck_assert_int_eq(claims(), 2);
         answer r = scene_release(lock, a.result.req);
         if (r.result.status != 0) {
             ck_assert_int_eq(claims(), 2);
-            in_a_row = 0;
+            failures_stop();
             strict_release(lock, a.result.req);
         }
     } else {
-        ck_assert_msg(failed, "%s at %s: %s", aflock_error_name(a.result.status), a.step, a.detail);
         ck_assert_str_ne(a.step, "");
         ck_assert_int_eq(a.result.sys_errno != 0, 1);
     }
-    in_a_row = 0;
+    failures_stop();
     settle();
-    seam_judge_by(NULL, NULL);
-    ck_assert_msg(claims() == 0, "call %d (%s), errno %d: a claim is left", n, seam_name(failed_call), error);
+    const bool failed = failures_end();
+    ck_assert_msg(failed || a.result.status == 0, "%s at %s: %s", aflock_error_name(a.result.status), a.step, a.detail);
+    ck_assert_msg(claims() == 0, "call %d (%s), errno %d: a claim is left", n, seam_name(failures_met()), error);
     a = strict_try(lock, 30 * AFLOCK_SECOND);
     ck_assert_int_eq(a.result.status, 0);
     ck_assert_int_eq(claims(), 2);
@@ -101,11 +72,10 @@ static bool play(aflock *lock, int n, int times, int error)
 
 static void fail_each(int times)
 {
-    static const int errors[] = {EIO, ENOSPC, EACCES, ESTALE, ENOENT, EEXIST, EINTR, EMFILE, EROFS, ENOSYS};
     int played = 0;
     aflock_options o = strict_options(AFLOCK_IO_INLINE);
     o.poll_interval = AFLOCK_MILLISECOND;
-    for (size_t e = 0; e < sizeof errors / sizeof errors[0]; e++) {
+    for (size_t e = 0; e < FAILURES_ERRORS; e++) {
         for (int first = 0; first < 2; first++) { /* with everything to be made, and with nothing */
             for (int n = 0, more = 1; more; n++) {
                 aflock *lock;
@@ -117,7 +87,7 @@ static void fail_each(int times)
                     ck_assert(rmdir("lock.filelock") == 0 || errno == ENOENT);
                 }
                 ck_assert_int_eq(aflock_open(&lock, scene, "lock", &o), 0);
-                more = play(lock, n, times, errors[e]);
+                more = play(lock, n, times, failures_errors[e]);
                 ck_assert_int_eq(aflock_close(lock), 0);
                 played++;
             }
@@ -140,38 +110,13 @@ END_TEST
 
 /* --------------------------------------------------------------------------------------------------- one at a time */
 
-static seam_call failing;
-static const char *failing_name;
-static int failing_error, failing_times;
-
-static int fail_by_name(seam_call call, int fd, const char *path)
-{
-    (void)fd;
-    if (call != failing || failing_times == 0 || !path || strncmp(path, failing_name, strlen(failing_name)) != 0)
-        return 0;
-    failing_times--;
-    return failing_error;
-}
-
-static void make_fail(seam_call call, const char *name, int error, int times)
-{
-    seam_judge_by(NULL, NULL); /* a worker may be looking */
-    failing = call;
-    failing_name = name;
-    failing_error = error;
-    failing_times = times;
-    seam_judge_by(times ? fail_by_name : NULL, NULL);
-}
-
-enum { FOR_EVER = 1000000 };
-
 /* The first claim cannot be taken away: then nothing is, and it is held as before. */
 START_TEST(a_release_that_fails)
 {
     aflock *lock = strict_open(_i);
     aflock_req req = strict_hold(lock);
     for (int i = 0; i < 2; i++) {
-        make_fail(SEAM_UNLINK, "held-", EACCES, FOR_EVER);
+        failures_on_start(SEAM_UNLINK, "held-", EACCES, FAILURES_FOR_EVER);
         answer a = scene_release(lock, req);
         ck_assert_int_eq(a.result.status, AFLOCK_EACCES);
         ck_assert_int_eq(a.result.sys_errno, EACCES);
@@ -182,7 +127,7 @@ START_TEST(a_release_that_fails)
         scene_run_until(&a.count, 2);
         ck_assert_int_eq(a.result.status, 0);
     }
-    make_fail(SEAM_CALLS, "", 0, 0);
+    failures_none();
     strict_release(lock, req);
     strict_must_have(0);
 }
@@ -194,7 +139,7 @@ START_TEST(a_release_that_is_not_finished)
     answer b = {0};
     aflock *lock = strict_open(_i);
     aflock_req req = strict_hold(lock);
-    make_fail(SEAM_UNLINK, "intent-", EIO, FOR_EVER);
+    failures_on_start(SEAM_UNLINK, "intent-", EIO, FAILURES_FOR_EVER);
     answer a = scene_release(lock, req);
     ck_assert_int_eq(a.result.status, 0);
     ck_assert_int_eq(a.result.cleanup_errno, EIO);
@@ -205,7 +150,7 @@ START_TEST(a_release_that_is_not_finished)
     while (seam_count(SEAM_UNLINK) < before + 3) /* it is tried again */
         ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
     ck_assert_int_gt(scene_logged, 0);
-    make_fail(SEAM_CALLS, "", 0, 0);
+    failures_none();
     ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &b, NULL), 0);
     scene_expect(1);
     strict_must_be_woken(lock, &b);
@@ -217,7 +162,7 @@ START_TEST(a_release_that_nobody_waits_for)
 {
     aflock *lock = strict_open(_i);
     aflock_req req = strict_hold(lock);
-    make_fail(SEAM_UNLINK, "held-", EIO, 3);
+    failures_on_start(SEAM_UNLINK, "held-", EIO, 3);
     ck_assert_int_eq(aflock_release(lock, req, NULL, NULL), 0);
     settle();
     strict_must_have(0);
@@ -230,12 +175,14 @@ START_TEST(a_folder_that_is_stale)
 {
     aflock *lock = strict_open(_i);
     aflock_req req = strict_hold(lock);
-    make_fail(SEAM_UNLINK, "held-", ESTALE, 1);
+    failures_on_start(SEAM_UNLINK, "held-", ESTALE, 1);
     strict_release(lock, req);
     strict_must_have(0);
-    make_fail(SEAM_CALLS, "", 0, 0);
+    failures_none();
 }
 END_TEST
+
+static int countdown;
 
 static void come_late(void)
 {
@@ -251,7 +198,7 @@ START_TEST(a_doorway_that_stays_blocked)
     for (int late = 2; late <= 4; late += 2) {
         countdown = late;
         seam_before(SEAM_LIST, come_late);
-        make_fail(SEAM_UNLINK, late == 2 ? "intent-" : "held-", EIO, FOR_EVER);
+        failures_on_start(SEAM_UNLINK, late == 2 ? "intent-" : "held-", EIO, FAILURES_FOR_EVER);
         answer a = strict_try(lock, 30 * AFLOCK_SECOND);
         seam_before(SEAM_LIST, NULL);
         ck_assert_int_eq(a.result.status, AFLOCK_ESYS);
@@ -260,7 +207,7 @@ START_TEST(a_doorway_that_stays_blocked)
         strict_must_have(late == 2 ? 2 : 3);
         strict_unclaim("intent", LOW);
         ck_assert_int_eq(strict_try(lock, 30 * AFLOCK_SECOND).result.status, AFLOCK_ESYS);
-        make_fail(SEAM_CALLS, "", 0, 0);
+        failures_none();
         settle();
         strict_must_have(0);
     }
@@ -334,9 +281,9 @@ START_TEST(without_hard_links)
     static const char *const names[] = {"lock", "intent-", "held-"};
     aflock *lock = strict_open(_i);
     for (int i = 0; i < 12; i++) {
-        make_fail(SEAM_LINK, names[i % 3], errors[i / 3], 1);
+        failures_on_start(SEAM_LINK, names[i % 3], errors[i / 3], 1);
         answer a = strict_try(lock, 30 * AFLOCK_SECOND);
-        make_fail(SEAM_CALLS, "", 0, 0);
+        failures_none();
         ck_assert_int_eq(a.result.status, errors[i / 3] == EPERM ? AFLOCK_EACCES : AFLOCK_EPROTO);
         ck_assert_int_eq(a.result.sys_errno, errors[i / 3]);
         ck_assert_str_eq(a.step, "link");
@@ -450,10 +397,10 @@ START_TEST(the_context_goes)
     for (int i = 0; i < 2; i++) {
         aflock_ctx *ctx = scene;
         strict_hold(strict_open(_i));
-        make_fail(SEAM_UNLINK, names[i], EIO, FOR_EVER);
+        failures_on_start(SEAM_UNLINK, names[i], EIO, FAILURES_FOR_EVER);
         scene = NULL;
         ck_assert_int_eq(aflock_ctx_free(ctx, 100 * AFLOCK_MILLISECOND), 1);
-        make_fail(SEAM_CALLS, "", 0, 0);
+        failures_none();
         scene_free_context(); /* a worker may be at it still */
         empty_folder();
         strict_must_have(0);

@@ -1,18 +1,14 @@
 /* Lock files that are removed with the lock: when they go and when they stay, in which order, what those who wait make
  * of it, and that never two hold the path, however often the file comes and goes and whoever is killed. */
-#include "support/scene.h"
+#include "support/rivals.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 static aflock_options temporary_options(int io)
@@ -402,37 +398,7 @@ END_TEST
 /* --------------------------------------------------------------------------------------------------- other processes
  */
 
-enum { RIVALS = 6, TURNS = 10, KILLS = 80, PATIENCE_S = 80 };
-
-typedef struct shared {
-    _Atomic pid_t holder;
-    atomic_int two, grants[RIVALS], stop;
-} shared;
-static shared *all;
-
-static void be_alone(int self)
-{
-    pid_t nobody = 0;
-    if (!atomic_compare_exchange_strong(&all->holder, &nobody, getpid()))
-        atomic_fetch_add(&all->two, 1);
-    usleep(100);
-    if (atomic_load(&all->holder) != getpid())
-        atomic_fetch_add(&all->two, 1);
-    atomic_fetch_add(&all->grants[self], 1);
-    atomic_store(&all->holder, 0);
-}
-
-static void take_turn(aflock *lock, int self)
-{
-    answer a = {0};
-    scene_expect(1);
-    ck_assert_int_eq(aflock_acquire(lock, NULL, scene_answer, &a, NULL), 0);
-    while (a.count == 0)
-        ck_assert_int_eq(aflock_epoll_run_once(scene, AFLOCK_SECOND), 0);
-    ck_assert_msg(a.result.status == 0, "%s: %s", aflock_error_name(a.result.status), a.step);
-    be_alone(self);
-    ck_assert_int_eq(scene_release(lock, a.result.req).result.status, 0);
-}
+enum { KILLS = 80, PATIENCE_S = 80 };
 
 /* As another program that follows the two rules. */
 static void take_turn_by_hand(int self)
@@ -448,109 +414,50 @@ static void take_turn_by_hand(int self)
             break;
         close(fd);
     }
-    be_alone(self);
+    rivals_hold(self);
     ck_assert_int_eq(unlink("lock"), 0);
     close(fd);
 }
 
 /* Each in another way: where attempts run, and how it waits. One of them leaves the file, and one is another program.
  */
-static pid_t rival(int self)
+static aflock *open_as_rival(int self)
 {
-    pid_t pid = fork();
-    ck_assert_int_ge(pid, 0);
-    if (pid > 0)
-        return pid;
-    scene = NULL;
-    scene_make_context();
     aflock_options o = temporary_options(self % SCENE_IO_COUNT);
     const aflock_wait waits[] = {AFLOCK_WAIT_NOTIFY, AFLOCK_WAIT_PARK, AFLOCK_WAIT_POLL};
     o.wait = waits[self / 2];
     o.poll_interval = 2 * AFLOCK_MILLISECOND;
     o.temporary = self != 4;
-    aflock *lock = open_with(&o);
-    while (!atomic_load(&all->stop)) {
-        if (self == 5)
-            take_turn_by_hand(self);
-        else
-            take_turn(lock, self);
-        usleep(100); /* others want it, too */
-    }
-    aflock_ctx_free(scene, 5 * AFLOCK_SECOND);
-    _exit(0);
+    return open_with(&o);
 }
 
-static void await_turns(const int before[RIVALS], int turns)
+static void take_turn(aflock *lock, int self)
 {
-    time_t end = time(NULL) + PATIENCE_S;
-    for (int i = 0; i < RIVALS; i++) {
-        while (atomic_load(&all->grants[i]) < before[i] + turns) {
-            ck_assert_msg(time(NULL) < end, "%d waits for ever", i);
-            usleep(1000);
-        }
-    }
+    if (self == 5)
+        take_turn_by_hand(self);
+    else
+        rivals_turn(lock, self);
 }
 
-static void begin(pid_t pids[RIVALS])
-{
-    all = mmap(NULL, sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    ck_assert_ptr_ne(all, MAP_FAILED);
-    for (int i = 0; i < RIVALS; i++)
-        pids[i] = rival(i);
-}
-
-static void end(const pid_t pids[RIVALS])
-{
-    int status;
-    atomic_store(&all->stop, 1);
-    for (int i = 0; i < RIVALS; i++) {
-        ck_assert_int_eq(waitpid(pids[i], &status, 0), pids[i]);
-        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%d ended with %d", i, status);
-    }
-    ck_assert_int_eq(atomic_load(&all->two), 0);
-    must_come_and_go(open_temporary(AFLOCK_IO_INLINE));
-}
+static const rivals six = {
+    .count = 6, .patience_s = PATIENCE_S, .hold_us = 100, .others_us = 100, .open = open_as_rival, .turn = take_turn};
 
 START_TEST(they_contend)
 {
-    const int none[RIVALS] = {0};
-    pid_t pids[RIVALS];
-    begin(pids);
-    await_turns(none, TURNS);
-    end(pids);
+    rivals_begin(&six);
+    rivals_await(10);
+    rivals_end();
+    must_come_and_go(open_temporary(AFLOCK_IO_INLINE));
 }
 END_TEST
 
 START_TEST(holders_are_killed)
 {
-    pid_t pids[RIVALS];
-    const int none[RIVALS] = {0};
-    int held = 0, status;
-    begin(pids);
-    await_turns(none, 1);
-    for (int i = 0; i < KILLS; i++) {
-        pid_t holder = 0;
-        for (int turn = 0; turn < 10000 && i % 4 && (holder = atomic_load(&all->holder)) == 0; turn++)
-            usleep(20);
-        int victim = i % RIVALS; /* mostly the holder */
-        for (int k = 0; k < RIVALS; k++)
-            if (pids[k] == holder)
-                victim = k;
-        ck_assert_int_eq(kill(pids[victim], SIGSTOP), 0); /* nobody may come to hold it between kill and cleaning up */
-        ck_assert_int_eq(waitpid(pids[victim], &status, WUNTRACED), pids[victim]);
-        pid_t was = pids[victim];
-        held += atomic_compare_exchange_strong(&all->holder, &was, 0);
-        ck_assert_int_eq(kill(pids[victim], SIGKILL), 0);
-        ck_assert_int_eq(waitpid(pids[victim], &status, 0), pids[victim]);
-        pids[victim] = rival(victim);
-        if (i % 20 == 19) {
-            int before[RIVALS];
-            for (int k = 0; k < RIVALS; k++)
-                before[k] = atomic_load(&all->grants[k]);
-            await_turns(before, 1);
-        }
-    }
-    end(pids);
+    rivals_begin(&six);
+    rivals_await(1);
+    const int held = rivals_kill(KILLS);
+    rivals_end();
+    must_come_and_go(open_temporary(AFLOCK_IO_INLINE));
     ck_assert_int_ge(held, KILLS / 8);
 }
 END_TEST

@@ -27,18 +27,6 @@ bool afl_folder_fail(afl_folder *f, const char *step, int error)
     return false;
 }
 
-static char *describe(const char *path, const char *where, const char *name, const char *reason)
-{
-    static const char FORMAT[] = "%s%s%s%s: %s";
-    name = name ? name : "";
-    const char *slash = *name ? "/" : "";
-    const int length = snprintf(NULL, 0, FORMAT, path, where, slash, name, reason);
-    char *text = length < 0 ? NULL : malloc((size_t)length + 1);
-    if (text)
-        (void)snprintf(text, (size_t)length + 1, FORMAT, path, where, slash, name, reason);
-    return text;
-}
-
 bool afl_folder_protest(afl_folder *f, const char *step, int error, const char *where, const char *name,
                         const char *reason)
 {
@@ -47,7 +35,7 @@ bool afl_folder_protest(afl_folder *f, const char *step, int error, const char *
     afl_folder_fail(f, step, error);
     if (!is_shortage(error))
         f->why.status = AFLOCK_EPROTO;
-    f->why.detail = describe(f->path, where, name, reason);
+    f->why.detail = afl_describe(f->path, where, name, reason);
     return false;
 }
 

@@ -165,6 +165,14 @@ static int remove_pid(afl_work *w, const char *path, bool whole)
 /* ------------------------------------------------------------------------------------------------------ the operation
  */
 
+/* Of which of the two files a step has failed: PATH and `suffix`. */
+static char *blame(const char *path, const char *suffix, const char *step)
+{
+    char reason[64];
+    (void)snprintf(reason, sizeof reason, "%s failed", step);
+    return afl_describe(path, suffix, NULL, reason);
+}
+
 /* The lock is ours; without the pid it is of no use. */
 static void publish(afl_work *w, const char *path)
 {
@@ -173,6 +181,7 @@ static void publish(afl_work *w, const char *path)
         return;
     const int removing = remove_pid(w, path, false);
     afl_work_fail(w, AFL_GRIP_NONE, fault.step, fault.error);
+    w->detail = blame(path, "", fault.step);
     afl_kernel_undo(w);
     if (removing)
         w->outcome.cleanup_errno = removing;
@@ -191,6 +200,8 @@ static void operate(afl_work *w, const char *path)
     afl_fault fault;
     const int removing = w->op == AFL_OP_RELEASE ? remove_pid(w, path, true) : 0;
     afl_kernel_run(w);
+    if (w->outcome.answer == AFL_ERROR && w->outcome.status != AFLOCK_EREFUSED)
+        w->detail = blame(path, w->protocol->suffix, w->outcome.step);
     if (w->op == AFL_OP_RELEASE && w->outcome.answer == AFL_ERROR)
         write_pid(w, path, &fault); /* it is held as before */
     if (removing && w->outcome.answer == AFL_WON)
@@ -213,6 +224,7 @@ static void run(afl_work *w)
         return;
     if (!name_lock(w->protocol, path, name)) {
         afl_work_fail(w, AFL_GRIP_NONE, "open", ENAMETOOLONG);
+        w->detail = blame(path, w->protocol->suffix, "open");
         return;
     }
     w->path = name;
@@ -239,14 +251,17 @@ static void ask_of_lock(afl_query *q, void (*ask)(afl_query *q))
 {
     char name[PATH_MAX];
     const char *path = q->path;
-    if (!name_lock(q->protocol, path, name)) {
-        afl_query_fail(q, "open", ENAMETOOLONG);
-        return;
-    }
     q->path = name;
     q->follow = false;
-    ask(q);
+    if (name_lock(q->protocol, path, name))
+        ask(q);
+    else
+        afl_query_fail(q, "open", ENAMETOOLONG);
     q->path = path;
+    if (q->status == AFLOCK_EREPLACED)
+        q->detail = afl_describe(path, q->protocol->suffix, NULL, "it was removed or replaced");
+    else if (q->status)
+        q->detail = blame(path, q->protocol->suffix, q->step);
 }
 
 static void verify(afl_query *q)

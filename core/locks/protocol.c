@@ -2,6 +2,8 @@
 #include "locks/protocol.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 uint32_t afl_needs(uint32_t flags)
 {
@@ -34,6 +36,18 @@ void afl_work_fail(afl_work *w, afl_grip grip, const char *step, int error)
 {
     w->outcome = (afl_outcome){
         .answer = AFL_ERROR, .grip = grip, .status = afl_status_of(error), .sys_errno = error, .step = step};
+}
+
+char *afl_describe(const char *path, const char *where, const char *name, const char *reason)
+{
+    static const char FORMAT[] = "%s%s%s%s: %s";
+    name = name ? name : "";
+    const char *slash = *name ? "/" : "";
+    const int length = snprintf(NULL, 0, FORMAT, path, where, slash, name, reason);
+    char *text = length < 0 ? NULL : malloc((size_t)length + 1);
+    if (text)
+        (void)snprintf(text, (size_t)length + 1, FORMAT, path, where, slash, name, reason);
+    return text;
 }
 
 void afl_query_fail(afl_query *q, const char *step, int error)

@@ -193,6 +193,9 @@ uint32_t afl_needs(uint32_t flags);
 void afl_query_verify(afl_query *q);
 void afl_query_fail(afl_query *q, const char *step, int error);
 
+/* "PATH WHERE/NAME: REASON", without the blanks and, if `name` is NULL, the slash; malloc's; NULL: no memory. */
+char *afl_describe(const char *path, const char *where, const char *name, const char *reason);
+
 /* How an operation ends. */
 void afl_work_won(afl_work *w);
 void afl_work_contended(afl_work *w, afl_grip grip);

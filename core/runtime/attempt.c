@@ -270,6 +270,7 @@ struct afl_glance {
 
 static void free_glance(afl_glance *g)
 {
+    free(g->query.detail);
     afl_spelling_unref(g->spelling);
     free(g);
 }
@@ -322,6 +323,7 @@ static void glance(afl_place *p)
     query.ino = t->ino;
     if (p->io != AFLOCK_IO_POOL && p->kind == AFL_CLASS_LOCAL) {
         p->protocol->verify(&query);
+        free(query.detail);
         if (query.status == AFLOCK_EREPLACED)
             leave_astray(p);
         return;

@@ -329,18 +329,18 @@ struct afl_entry {
     afl_request request; /* first: an entry is found from it */
     aflock *lock;
     aflock_callback callback;
-    void *user;
+    union {
+        void *user;
+        afl_entry *free_next; /* of one that is nobody's */
+    };
     afl_extras *extras; /* or NULL */
     uint32_t generation;
     uint32_t index;
     uint32_t flags;
-    bool release_waits; /* it was asked for while functions run under the hold */
-    union {
-        uint32_t running;     /* so many of them */
-        afl_entry *free_next; /* of one that is nobody's */
-    };
+    uint32_t release_waits : 1; /* its release was asked for while functions run under the hold, ... */
+    uint32_t running : 31;      /* which are so many */
 };
-_Static_assert(sizeof(afl_entry) <= 248, "the promise is 256 bytes per waiter, its owner and the heap's own included");
+_Static_assert(sizeof(afl_entry) <= 240, "the promise is 256 bytes per waiter, its owner and the heap's own included");
 
 bool afl_places_init(aflock_ctx *ctx);
 void afl_places_free(aflock_ctx *ctx); /* the tables */

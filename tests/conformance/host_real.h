@@ -4,6 +4,7 @@
 
 #include "conformance.h"
 
+#include <errno.h>
 #include <time.h>
 
 static inline uint64_t real_now(void *unused)
@@ -18,7 +19,8 @@ static inline void real_block(void *unused, uint64_t duration)
 {
     (void)unused;
     struct timespec time = {.tv_sec = (time_t)(duration / SEC), .tv_nsec = (long)(duration % SEC)};
-    nanosleep(&time, NULL);
+    while (nanosleep(&time, &time) != 0 && errno == EINTR) /* a loop may live by signals */
+        ;
 }
 
 /* Rounded up, for loops that count so, and never more than they can count. */

@@ -2,6 +2,7 @@
  * find an overlap, or what it says of the others is worth nothing. */
 #include "stall.h"
 #include "support/fixture.h"
+#include "support/scene.h"
 
 #include <check.h>
 #include <dirent.h>
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <sysexits.h>
@@ -18,10 +20,13 @@
 enum { SKIPPED = 77, OUTPUT = 1 << 14, OVERLAP = 1 };
 
 static stall *one, *other; /* two mounts of the folder `files` */
+static const char *command;
 static char output[OUTPUT];
 
 static void begin(void)
 {
+    command = getenv("AFLOCK_COMMAND");
+    ck_assert_ptr_nonnull(command);
     ck_assert(stall_enter_namespace());
     const char *const folders[] = {"files", "one", "other"};
     for (int i = 0; i < 3; i++) /* there if a test before has failed */
@@ -62,7 +67,7 @@ static int verify(const char *first, const char *second)
     pid_t pid = fork();
     if (pid == 0) {
         dup2(ends[1], STDOUT_FILENO);
-        execl(getenv("AFLOCK_COMMAND"), "aflock", "verify", "--json", "--seconds", ".2", first, second, (char *)NULL);
+        execl(command, "aflock", "verify", "--json", "--seconds", ".2", first, second, (char *)NULL);
         _exit(127);
     }
     close(ends[1]);
@@ -142,12 +147,16 @@ END_TEST
 
 START_TEST(what_is_not_there_is_no_failure)
 {
-    stall_rule rule = {.calls = STALL_BIT(STALL_FLOCK), .times = STALL_ALWAYS, .error = EOPNOTSUPP};
-    stall_set(one, rule);
-    must_end("one", NULL, EX_OK);
-    must_be("native", "exclusive", "unsupported");
-    must_be("ofd", "exclusive", "excludes");
-    must_advise("aflock --fcntl");
+    static const int errors[] = {EOPNOTSUPP, ENOLCK};
+    for (int i = 0; i < 2; i++) {
+        stall_rule rule = {.calls = STALL_BIT(STALL_FLOCK), .times = STALL_ALWAYS, .error = errors[i]};
+        stall_resume(one);
+        stall_set(one, rule);
+        must_end("one", NULL, EX_OK);
+        must_be("native", "exclusive", "unsupported");
+        must_be("ofd", "exclusive", "excludes");
+        must_advise("aflock --fcntl");
+    }
 }
 END_TEST
 
@@ -162,11 +171,41 @@ START_TEST(what_fails_cannot_be_tested)
 }
 END_TEST
 
+/* `aflock append` is here, too, as a release can fail at first on such a file system: it is tried again before more
+ * lines are waited for. */
+START_TEST(the_lock_is_free_while_lines_are_waited_for)
+{
+    int ends[2], status;
+    ck_assert_int_eq(pipe2(ends, O_CLOEXEC), 0);
+    stall_fail(one, STALL_BIT(STALL_UNLOCK), "f.lock", EIO);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(ends[0], STDIN_FILENO);
+        execl(command, "aflock", "append", "one/f", (char *)NULL);
+        _exit(127);
+    }
+    ck_assert_int_eq(write(ends[1], "line\n", 5), 5);
+    int fd = -1;
+    scene_await((fd = open("files/f.lock", O_RDWR | O_CLOEXEC)) >= 0 && access("files/f", F_OK) == 0);
+    scene_await(flock(fd, LOCK_EX | LOCK_NB) == 0 && stall_count(one, STALL_UNLOCK) > 1);
+    close(fd);
+    close(ends[1]);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 0);
+    ck_assert(unlink("files/f") == 0 && unlink("files/f.lock") == 0);
+}
+END_TEST
+
 int main(void)
 {
-    const TTest *const tests[] = {all_that_works_excludes,         two_mounts_exclude,
-                                  locks_that_are_none_are_found,   locks_of_one_mount_only_are_found,
-                                  what_is_not_there_is_no_failure, what_fails_cannot_be_tested};
+    const TTest *const tests[] = {all_that_works_excludes,
+                                  two_mounts_exclude,
+                                  locks_that_are_none_are_found,
+                                  locks_of_one_mount_only_are_found,
+                                  what_is_not_there_is_no_failure,
+                                  what_fails_cannot_be_tested,
+                                  the_lock_is_free_while_lines_are_waited_for};
     if (!stall_is_possible()) {
         printf("skipped: a FUSE file system cannot be mounted here\n");
         return SKIPPED;

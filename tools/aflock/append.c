@@ -34,7 +34,7 @@ static int call_append(work *w, const aflock_file_options *fo, void *data)
 /* Who types the lines sees them already. */
 static void show_amount(appending *a)
 {
-    uint64_t now = work_now();
+    uint64_t now = monotonic_now();
     char text[PATH_MAX + 128];
 
     if (now < a->next_look || isatty(STDIN_FILENO))
@@ -126,7 +126,7 @@ int files_append(const options *o, const signals *s)
     static appending a;
     int status = work_begin(&a.work, o, s, "append to");
 
-    a.next_look = work_now() + AFLOCK_SECOND;
+    a.next_look = monotonic_now() + AFLOCK_SECOND;
     input_begin(&a.input, s, LONGEST_LINE);
     if (status == GO_ON)
         status = append_all(&a);

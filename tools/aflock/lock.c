@@ -21,66 +21,12 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sysexits.h>
-#include <time.h>
 #include <unistd.h>
 
 #define PATIENCE (5 * AFLOCK_SECOND) /* with a command that was told to end */
 
 /* Process-wide on purpose: what it points to must be reachable until the process ends. */
 static waiter the_waiter;
-
-static uint64_t now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * AFLOCK_SECOND + (uint64_t)t.tv_nsec;
-}
-
-/* ------------------------------------------------------------------------------------------------- the wait, shown */
-
-static void on_second(aflock_ctx *ctx, void *user);
-
-static void on_inspected(aflock *lock, const aflock_holder *holder, void *user)
-{
-    waiter *w = user;
-
-    (void)lock;
-    w->asking = 0;
-    progress_holder(&w->progress, holder);
-    if (!w->answered && !w->signal)
-        progress_show(&w->progress, now() - w->started);
-}
-
-static void show_wait(waiter *w)
-{
-    if (!w->asking)
-        w->asking = aflock_inspect(w->lock, on_inspected, w) == 0;
-    /* An answer that takes longer than a second, or never comes, must not keep the line from being shown. */
-    if (aflock_epoll_timer(w->ctx, AFLOCK_SECOND, on_second, w) != 0 || !w->asking)
-        progress_show(&w->progress, now() - w->started);
-}
-
-static void on_second(aflock_ctx *ctx, void *user)
-{
-    waiter *w = user;
-
-    (void)ctx;
-    progress_show(&w->progress, now() - w->started);
-    if (w->progress.terminal)
-        show_wait(w);
-}
-
-static void on_trace(aflock_trace_event event, const char *path, aflock_req req, int64_t value, void *user)
-{
-    waiter *w = user;
-
-    (void)path;
-    (void)req;
-    (void)value;
-    if (event == AFLOCK_TRACE_CONTENDED)
-        w->contended = 1;
-}
 
 /* --------------------------------------------------------------------------------------------------------- the wait */
 
@@ -94,8 +40,10 @@ static void on_signal(aflock_ctx *ctx, int fd, unsigned events, void *user)
     (void)fd;
     (void)events;
     while (!w->running && !w->signal && (number = signals_next(w->signals, &info, 0)) != 0) {
-        if (number != SIGCHLD) /* of a child that whoever became aflock had started before */
-            w->signal = number;
+        if (number == SIGCHLD) /* of a child that whoever became aflock had started before */
+            continue;
+        w->signal = number;
+        progress_over(&w->progress);
     }
 }
 
@@ -127,7 +75,7 @@ static int may_be_a_marker(const options *o)
 /* What is left of the time-out: never 0, which would be no time-out but a single attempt. */
 static uint64_t remaining(const waiter *w)
 {
-    uint64_t timeout = w->options->timeout, waited = now() - w->started;
+    uint64_t timeout = w->options->timeout, waited = monotonic_now() - w->progress.started;
 
     return waited < timeout ? timeout - waited : 1;
 }
@@ -139,12 +87,11 @@ static void run(waiter *w)
         int status = aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER);
         if (status != 0) {
             waiter_answer(w, status, status == AFLOCK_ESYS ? errno : 0, "event loop");
-        } else if (w->contended && w->options->verbose && w->options->timeout > 0 && !w->watching && !w->answered) {
-            w->watching = 1;
-            show_wait(w);
+        } else if (w->options->verbose && w->options->timeout > 0) {
+            progress_turn(&w->progress);
         }
     }
-    progress_clear(&w->progress);
+    progress_end(&w->progress);
 }
 
 /* What an earlier request has used, which was answered. */
@@ -215,7 +162,8 @@ static void ask(waiter *w, uint32_t flags, uint64_t timeout)
     aflock_acquire_options ao;
     int status;
 
-    w->answered = w->contended = 0;
+    w->answered = 0;
+    progress_begin(&w->progress, w->ctx, w->lock);
     aflock_acquire_options_init(&ao);
     ao.timeout = timeout;
     ao.mode = w->options->mode;
@@ -237,9 +185,7 @@ static void open_and_ask(waiter *w, const char *path, int fd, uint32_t flags)
     uint64_t timeout = w->options->timeout;
     int status;
 
-    (void)aflock_epoll_timer_cancel(w->ctx, on_second, w);
     close_lock(w);
-    w->watching = 0;
     status = open_lock(w, path, fd, flags);
     if (status != 0) {
         waiter_answer(w, status, 0, "open");
@@ -270,18 +216,16 @@ static void on_patience_ended(aflock_ctx *ctx, void *user)
     waiter *w = user;
 
     (void)ctx;
-    w->asking = 0;
+    w->progress.asking = 0;
 }
 
 /* Finds out who holds the lock that was not to be had, within a second. */
 static void find_holder(waiter *w)
 {
-    if (!w->asking)
-        w->asking = aflock_inspect(w->lock, on_inspected, w) == 0;
-    (void)aflock_epoll_timer_cancel(w->ctx, on_second, w);
+    progress_ask(&w->progress);
     if (aflock_epoll_timer(w->ctx, AFLOCK_SECOND, on_patience_ended, w) != 0)
         return;
-    while (w->asking && !w->signal) {
+    while (w->progress.asking && !w->signal) {
         if (aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER) != 0)
             return;
     }
@@ -343,7 +287,7 @@ static int drop(waiter *w)
     const options *o = w->options;
     struct flock whole_file = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
     int fd = o->file ? open_anything(w) : o->fd;
-    uint64_t started = now();
+    uint64_t started = monotonic_now();
 
     if (fd < 0 && o->file)
         return open_failed(w);
@@ -351,7 +295,7 @@ static int drop(waiter *w)
         waiter_answer(w, AFLOCK_ESYS, errno, o->protocol == AFLOCK_OFD ? "fcntl" : "flock");
         return waiter_failure(w);
     }
-    report_time(o, now() - started);
+    report_time(o, monotonic_now() - started);
     return GO_ON;
 }
 
@@ -429,8 +373,8 @@ static int start(waiter *w)
     int status;
 
     aflock_ctx_options_init(&co);
-    co.trace = on_trace;
-    co.trace_user = w;
+    co.trace = progress_trace;
+    co.trace_user = &w->progress;
     if (timeout > 0 && timeout != AFLOCK_FOREVER) /* the first attempt, as of -n, may take the whole time or a second */
         co.attempt_limit = timeout > AFLOCK_SECOND ? timeout : AFLOCK_SECOND;
     aflock_epoll_options_init(&eo);
@@ -461,9 +405,8 @@ int lock_take(const options *o, const signals *s)
         return drop(w);
     if ((status = start(w)) != GO_ON)
         return status;
-    if (o->verbose)
-        progress_init(&w->progress, waiter_target(o));
-    w->started = now();
+    progress_init(&w->progress, waiter_target(o));
+    w->progress.started = monotonic_now();
     if (o->file)
         status = take_file(w);
     else
@@ -481,7 +424,7 @@ int lock_take(const options *o, const signals *s)
     if (status == GO_ON && w->marker && o->soft_fallback && o->verbose)
         report("the file system has no flock: locked by a marker");
     if (status == GO_ON)
-        report_time(o, now() - w->started);
+        report_time(o, monotonic_now() - w->progress.started);
     return status;
 }
 
@@ -551,7 +494,7 @@ void lock_give_back(void)
     if (!w->marker)
         return;
     w->running = 0;
-    w->answered = w->contended = 0;
+    w->answered = 0;
     status = aflock_release(w->lock, w->req, on_release, w);
     if (status != 0)
         waiter_answer(w, status, 0, "release");

@@ -179,6 +179,41 @@ static int is_beside(const char *path, const char *ending, char name[PATH_MAX], 
     return length > 0 && length < PATH_MAX && fstatat(AT_FDCWD, name, st, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+/* Who has a native lock on PATH.lock, if there is such a file. */
+static int ask_lock_file(look *l, aflock_holder *holder)
+{
+    const int asked = l->fd;
+    char name[PATH_MAX];
+    struct stat st;
+    int status = 0;
+
+    if (!is_beside(l->path, ".lock", name, &st) || !S_ISREG(st.st_mode))
+        return 0;
+    l->fd = open(name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (l->fd >= 0) {
+        status = ask(l, AFLOCK_NATIVE, holder, NULL);
+        close(l->fd);
+    }
+    l->fd = asked;
+    return status;
+}
+
+/* Others lock PATH.lock, too, such as `aflock append`, and any file may have a number in it. It is a pid file's lock if
+ * the kernel says that the process that the file names took it. */
+static int ask_pidfile(look *l)
+{
+    aflock_holder locked = {.held = 0};
+    int status = ask_lock_file(l, &locked);
+
+    l->lock_file_held = locked.held;
+    if (status != 0 || !locked.held || locked.mode != AFLOCK_EXCLUSIVE || locked.pid <= 0 || !S_ISREG(l->st.st_mode))
+        return status;
+    status = ask(l, AFLOCK_PIDFILE, &l->pidfile, NULL);
+    if (l->pidfile.record != AFLOCK_RECORD_PID || l->pidfile.pid != locked.pid)
+        l->pidfile.held = 0;
+    return status;
+}
+
 /* Of a path that need not be there: it is locked by what is beside it. */
 static int ask_beside(look *l, const char *path)
 {
@@ -257,6 +292,17 @@ int look_is_of_soft_rw(const look *l)
            (*l->soft_rw_path || (length > 0 && is_beside(path, ".readers", name, &st) && S_ISDIR(st.st_mode)));
 }
 
+const char *look_obstacle(const look *l)
+{
+    static const char *const endings[] = {".state", ".write"};
+
+    for (size_t i = 0; i < sizeof endings / sizeof endings[0]; i++) {
+        if (l->fd >= 0 && !S_ISREG(l->st.st_mode) && length_before(l->path, endings[i]) > 0)
+            return endings[i];
+    }
+    return NULL;
+}
+
 static int cannot(const look *l, const char *why)
 {
     complain("cannot look at '%s': %s", l->path, why);
@@ -297,7 +343,7 @@ int look_at(look *l, const char *path)
         complain("cannot make an event loop: %s", aflock_strerror(status));
         return EX_OSERR;
     }
-    if ((status = ask_soft_rw(l)) != 0)
+    if ((status = ask_soft_rw(l)) != 0 || (status = ask_pidfile(l)) != 0)
         return cannot(l, aflock_strerror(status));
     if (l->fd < 0)
         return GO_ON;

@@ -34,6 +34,8 @@ typedef struct look {
     marker marker;
     aflock_holder holder; /* with MARKER_HOLDER */
     aflock_holder native, ofd, rw;
+    aflock_holder pidfile;       /* held: PATH.lock is locked by the process that the path names */
+    int lock_file_held;          /* PATH.lock is locked, by whomever */
     aflock_holder soft_rw;       /* by markers beside the path, which need not be there, */
     char soft_rw_path[PATH_MAX]; /* ... or beside this one, of which the path is a marker, if it is not "" */
     char soft_rw_problem[8192];  /* what is beside it and does not follow the protocol, or "" */
@@ -61,6 +63,9 @@ int look_has_ofd(const look *l);
 /* Is the file what a soft-rw lock has beside its path, as far as its name and what is there tell: the writer's marker,
  * or the state lock, whatever is in that? */
 int look_is_of_soft_rw(const look *l);
+
+/* ".state" or ".write", if the name is one of those and the file is none by which a soft-rw lock can work; or NULL. */
+const char *look_obstacle(const look *l);
 
 /* Does the path name another file by now, or one that was written since? */
 int look_is_stale(const look *l);

@@ -8,6 +8,7 @@
 
 #include "message.h"
 
+#include <aflock/epoll.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -15,7 +16,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
+
+uint64_t monotonic_now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * AFLOCK_SECOND + (uint64_t)t.tv_nsec;
+}
 
 void progress_init(progress *p, const char *target)
 {
@@ -63,7 +73,7 @@ static void name_marker(progress *p, const aflock_holder *holder)
              holder->gone ? ", which has ended" : "", others);
 }
 
-void progress_holder(progress *p, const aflock_holder *holder)
+static void remember_holder(progress *p, const aflock_holder *holder)
 {
     char name[80], others[32] = ""; /* the kernel's names have 15 bytes at most, and an escape has 4 */
 
@@ -159,15 +169,18 @@ static void compose(const progress *p, uint64_t waited, char *line, size_t size)
         snprintf(line, size, "%s", tail + 2);
 }
 
-void progress_show(progress *p, uint64_t waited)
+/* Elsewhere than on a terminal only the first time. */
+static void show(progress *p)
 {
     char line[4 * PATH_MAX + 2048];
 
+    if (p->over)
+        return;
     if (!p->terminal) {
         if (!p->announced)
             complain("waiting for %s%s", p->target, p->holder);
     } else if (!in_background()) {
-        compose(p, waited, line, sizeof line);
+        compose(p, monotonic_now() - p->started, line, sizeof line);
         draw(p, line);
     }
     p->announced = 1;
@@ -189,4 +202,80 @@ void progress_clear(progress *p)
         return;
     draw(p, "");
     dprintf(STDERR_FILENO, "\r");
+}
+
+/* -------------------------------------------------------------------------------------------------------- the wait */
+
+static void on_second(aflock_ctx *ctx, void *user);
+
+static void on_inspected(aflock *lock, const aflock_holder *holder, void *user)
+{
+    progress *p = user;
+
+    (void)lock;
+    p->asking = 0;
+    remember_holder(p, holder);
+    show(p);
+}
+
+void progress_ask(progress *p)
+{
+    if (!p->asking)
+        p->asking = aflock_inspect(p->lock, on_inspected, p) == 0;
+}
+
+static void watch(progress *p)
+{
+    progress_ask(p);
+    /* An answer that takes longer than a second, or never comes, must not keep the line from being shown. */
+    if (aflock_epoll_timer(p->ctx, AFLOCK_SECOND, on_second, p) != 0 || !p->asking)
+        show(p);
+}
+
+static void on_second(aflock_ctx *ctx, void *user)
+{
+    progress *p = user;
+
+    (void)ctx;
+    show(p);
+    if (p->terminal && !p->over)
+        watch(p);
+}
+
+void progress_begin(progress *p, aflock_ctx *ctx, aflock *lock)
+{
+    p->ctx = ctx;
+    p->lock = lock;
+    p->contended = p->watching = p->over = 0;
+}
+
+void progress_over(progress *p)
+{
+    p->over = 1;
+}
+
+void progress_trace(aflock_trace_event event, const char *path, aflock_req req, int64_t value, void *user)
+{
+    progress *p = user;
+
+    (void)path;
+    (void)req;
+    (void)value;
+    if (event == AFLOCK_TRACE_CONTENDED)
+        p->contended = 1;
+}
+
+void progress_turn(progress *p)
+{
+    if (!p->contended || p->watching || p->over)
+        return;
+    p->watching = 1;
+    watch(p);
+}
+
+void progress_end(progress *p)
+{
+    progress_over(p);
+    (void)aflock_epoll_timer_cancel(p->ctx, on_second, p);
+    progress_clear(p);
 }

@@ -26,7 +26,7 @@ static uint64_t show_amount(work *w, const input *in)
 
     snprintf(text, sizeof text, "%s: %.1f MiB read", w->options->file, (double)in->length / (1 << 20));
     progress_tell(&w->progress, text);
-    return work_now() + AFLOCK_SECOND / 5;
+    return monotonic_now() + AFLOCK_SECOND / 5;
 }
 
 static int too_large(const options *o)
@@ -37,7 +37,7 @@ static int too_large(const options *o)
 
 static int read_all(work *w, input *in)
 {
-    uint64_t next_look = work_now() + AFLOCK_SECOND;
+    uint64_t next_look = monotonic_now() + AFLOCK_SECOND;
     int number;
 
     while (!in->ended) {
@@ -51,7 +51,7 @@ static int read_all(work *w, input *in)
         }
         if (error)
             return input_failed(error);
-        if (work_now() >= next_look && !isatty(STDIN_FILENO))
+        if (monotonic_now() >= next_look && !isatty(STDIN_FILENO))
             next_look = show_amount(w, in);
     }
     progress_clear(&w->progress);

@@ -22,7 +22,7 @@ enum { FREE = EX_OK, HELD = 1 };
 
 static int is_locked(const look *l)
 {
-    return l->native.held || look_has_ofd(l) || look_has_rw(l);
+    return l->native.held || look_has_ofd(l) || look_has_rw(l) || l->pidfile.held;
 }
 
 static int is_held(const look *l)
@@ -63,7 +63,7 @@ static void describe_kernel_holder(const aflock_holder *holder, char *out, size_
     if (holder->count > 1)
         snprintf(others, sizeof others, " and %" PRIu32 " more", holder->count - 1);
     describe_command(holder, command, sizeof command);
-    snprintf(out, size, "pid %" PRId64 "%s%s", holder->pid, command, others);
+    snprintf(out, size, "pid %" PRId64 "%s%s%s", holder->pid, command, holder->gone ? ", which has ended" : "", others);
 }
 
 static const char *protocol_of(const look *l)
@@ -187,6 +187,21 @@ static void show_soft_rw(const look *l)
         print_line("%s: it is a marker of %s", l->path, l->soft_rw_path);
 }
 
+static void show_free(const look *l)
+{
+    const char *obstacle = look_obstacle(l);
+
+    if (obstacle)
+        print_line("%s: free (no regular file, as '%s' of a soft-rw lock has to be)", l->path, obstacle);
+    else
+        print_line("%s: free%s", l->path,
+                   l->fd < 0                    ? " (there is no such file)"
+                   : l->marker == MARKER_NOBODY ? " (a file that names no holder)"
+                                                : "");
+    if (l->lock_file_held)
+        print_line("%s: but %s.lock is locked", l->path, l->path);
+}
+
 static void show_text(const look *l)
 {
     char who[WHO];
@@ -196,6 +211,7 @@ static void show_text(const look *l)
         show_kernel_lock(l, "ofd", &l->ofd);
     if (look_has_rw(l))
         show_kernel_lock(l, "rw", &l->rw);
+    show_kernel_lock(l, "pidfile", &l->pidfile);
     if (l->marker == MARKER_HOLDER) {
         describe_owner(&l->holder, who, sizeof who);
         print_line("%s: held (%s) by %s", l->path, protocol_of(l), who);
@@ -203,12 +219,8 @@ static void show_text(const look *l)
     if (l->marker == MARKER_STRICT)
         show_claims(l);
     show_soft_rw(l);
-    if (is_held(l))
-        return;
-    print_line("%s: free%s", l->path,
-               l->fd < 0                    ? " (there is no such file)"
-               : l->marker == MARKER_NOBODY ? " (a file that names no holder)"
-                                            : "");
+    if (!is_held(l))
+        show_free(l);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ JSON */
@@ -302,14 +314,16 @@ static void write_json(FILE *out, const look *l)
 
     fputs("{\"path\":", out);
     json_string(out, l->path);
-    fprintf(out, ",\"exists\":%s,\"held\":%s,\"marker\":\"%s\",\"locks\":[", truth(l->fd >= 0), truth(is_held(l)),
-            markers[l->marker]);
+    fprintf(out, ",\"exists\":%s,\"held\":%s,\"lock_file_held\":%s,\"marker\":\"%s\",\"locks\":[", truth(l->fd >= 0),
+            truth(is_held(l)), truth(l->lock_file_held), markers[l->marker]);
     if (l->native.held)
         write_lock(out, "native", &l->native, &comma);
     if (look_has_ofd(l))
         write_lock(out, "ofd", &l->ofd, &comma);
     if (look_has_rw(l))
         write_lock(out, "rw", &l->rw, &comma);
+    if (l->pidfile.held)
+        write_lock(out, "pidfile", &l->pidfile, &comma);
     if (l->marker == MARKER_HOLDER)
         write_lock(out, protocol_of(l), &l->holder, &comma);
     if (l->marker == MARKER_STRICT && l->holder.held && l->holder.pid > 0)

@@ -6,7 +6,7 @@
  */
 #include "trial.h"
 
-#include "work.h"
+#include "progress.h"
 
 #include <aflock/epoll.h>
 #include <errno.h>
@@ -46,6 +46,12 @@ typedef struct board {
     atomic_int ends;
     process processes[PROCESSES];
 } board;
+
+/* Of a process that gave up; one whose request was cancelled at the end did not. */
+static int has_problem(const process *p)
+{
+    return p->status != 0 && p->status != AFLOCK_ECANCELED;
+}
 
 /* ----------------------------------------------------------------------------------------------------- in a process */
 
@@ -129,9 +135,9 @@ static int hold_once(asker *a)
     i->mode = a->trial->kind == TRIAL_SHARED && throw(a, 2) ? AFLOCK_SHARED : AFLOCK_EXCLUSIVE;
     if (!acquire(a, i->mode))
         return 0;
-    i->begin = work_now();
+    i->begin = monotonic_now();
     rest(1 + throw(a, LONGEST_HOLD));
-    i->end = work_now();
+    i->end = monotonic_now();
     atomic_store(&a->process->count, count + 1);
     return release(a);
 }
@@ -169,7 +175,7 @@ static _Noreturn void be_a_process(const trial *t, board *b, unsigned number)
            hold_once(&a))
         rest(1 + throw(&a, LONGEST_HOLD / 2));
     note_wait(&a);
-    (void)aflock_ctx_free(a.ctx, 5 * AFLOCK_SECOND);
+    (void)aflock_ctx_free(a.ctx, has_problem(a.process) ? AFLOCK_SECOND : 5 * AFLOCK_SECOND);
     _exit(EXIT_SUCCESS);
 }
 
@@ -225,24 +231,30 @@ static void kill_all(const board *b)
     }
 }
 
+/* Who gave up may have left what the others cannot get over, for the same reason: they are not waited for. */
 static int is_enough(const board *b)
 {
     unsigned done = 0;
 
-    for (unsigned i = 0; i < PROCESSES; i++)
-        done += b->processes[i].pid == 0 || atomic_load(&b->processes[i].count) >= ENOUGH;
+    for (unsigned i = 0; i < PROCESSES; i++) {
+        const process *p = &b->processes[i];
+
+        if (p->pid == 0 && has_problem(p))
+            return 1;
+        done += p->pid == 0 || atomic_load(&p->count) >= ENOUGH;
+    }
     return done == PROCESSES;
 }
 
 /* Nobody can be waited for who hangs in the file system for ever: he is told of, and left. */
 static void watch(trial *t, board *b, const signals *s, void (*show)(void *user), void *user)
 {
-    const uint64_t begun = work_now();
+    const uint64_t begun = monotonic_now();
     uint64_t killed = 0;
 
     while (reap(b) > 0) {
         struct pollfd fd = {.fd = s->fd, .events = POLLIN};
-        const uint64_t now = work_now();
+        const uint64_t now = monotonic_now();
         siginfo_t info;
         int number;
 
@@ -313,20 +325,14 @@ static uint64_t count_overlaps(const interval *all, size_t count)
 
 static int is_unsupported(const process *p)
 {
-    static const int errnos[] = {ENOSYS, EOPNOTSUPP, ENOLCK};
-
-    for (size_t i = 0; i < sizeof errnos / sizeof errnos[0]; i++) {
-        if (p->sys_errno == errnos[i])
-            return 1;
-    }
-    return p->status == AFLOCK_ENOTSUP || (strcmp(p->step, "link") == 0 && p->sys_errno == EPERM);
+    return p->status == AFLOCK_ENOTSUP || p->sys_errno == ENOLCK ||
+           (strcmp(p->step, "link") == 0 && p->sys_errno == EPERM);
 }
 
-/* Of a process that gave up; one whose request was cancelled at the end did not. */
 static const process *find_problem(const board *b)
 {
     for (unsigned i = 0; i < PROCESSES; i++) {
-        if (b->processes[i].status != 0 && b->processes[i].status != AFLOCK_ECANCELED)
+        if (has_problem(&b->processes[i]))
             return &b->processes[i];
     }
     return NULL;

@@ -10,7 +10,6 @@
 #include "message.h"
 #include "progress.h"
 #include "trial.h"
-#include "work.h"
 
 #include <errno.h>
 #include <ftw.h>

@@ -12,6 +12,7 @@
 void waiter_answer(waiter *w, int status, int sys_errno, const char *step)
 {
     w->answered = 1;
+    progress_over(&w->progress);
     w->status = status;
     w->sys_errno = sys_errno;
     w->cleanup_errno = 0;
@@ -84,6 +85,10 @@ static const char *cause(const waiter *w)
     static const int REFUSALS[] = {EACCES, EPERM, EROFS, ENOSPC, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM};
     static char text[128];
 
+    if (w->options->protocol == AFLOCK_PIDFILE) { /* its details name a step */
+        snprintf(text, sizeof text, ": %s", waiter_reason(w));
+        return text;
+    }
     for (size_t i = 0; i < sizeof REFUSALS / sizeof REFUSALS[0]; i++)
         if (w->sys_errno == REFUSALS[i]) {
             snprintf(text, sizeof text, ": %s", strerror(w->sys_errno));

@@ -19,10 +19,6 @@ typedef struct waiter {
     aflock_several *several;     /* --all */
     const char *which;           /* of several paths: what the answer is about, or NULL */
     aflock_req req;
-    uint64_t started;
-    int contended;  /* an attempt found the lock taken */
-    int watching;   /* the wait is being shown */
-    int asking;     /* who holds the lock is being found out */
     int threadless; /* no thread could be started: everything happens in the loop */
     int marker;     /* what is held is a marker */
     int signal;     /* that ended the wait, or 0 */

@@ -12,60 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sysexits.h>
-#include <time.h>
-
-uint64_t work_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * AFLOCK_SECOND + (uint64_t)t.tv_nsec;
-}
-
-/* ------------------------------------------------------------------------------------------------- the wait, shown */
-
-static void on_second(aflock_ctx *ctx, void *user);
-
-static void on_inspected(aflock *lock, const aflock_holder *holder, void *user)
-{
-    work *w = user;
-
-    (void)lock;
-    w->asking = 0;
-    progress_holder(&w->progress, holder);
-    if (!w->answered && !w->signal)
-        progress_show(&w->progress, work_now() - w->started);
-}
-
-static void show_wait(work *w)
-{
-    if (!w->asking)
-        w->asking = aflock_inspect(w->lock, on_inspected, w) == 0;
-    if (aflock_epoll_timer(w->ctx, AFLOCK_SECOND, on_second, w) != 0 || !w->asking)
-        progress_show(&w->progress, work_now() - w->started);
-}
-
-static void on_second(aflock_ctx *ctx, void *user)
-{
-    work *w = user;
-
-    (void)ctx;
-    progress_show(&w->progress, work_now() - w->started);
-    if (w->progress.terminal)
-        show_wait(w);
-}
-
-static void on_trace(aflock_trace_event event, const char *path, aflock_req req, int64_t value, void *user)
-{
-    work *w = user;
-
-    (void)path;
-    (void)req;
-    (void)value;
-    if (event == AFLOCK_TRACE_CONTENDED)
-        w->contended = 1;
-}
 
 /* ---------------------------------------------------------------------------------------------------- begin and end */
 
@@ -88,6 +36,7 @@ static void on_signal(aflock_ctx *ctx, int fd, unsigned events, void *user)
             die_by(w->signals, number);
         }
         w->signal = number;
+        progress_over(&w->progress);
         aflock_token_fire(w->token);
     }
 }
@@ -112,21 +61,42 @@ static int names_a_file(const char *path)
     return length > 0 && path[length - 1] != '/';
 }
 
+/* Why it is refused before a lock file is made beside it, or NULL; what comes there later the library refuses. Signals
+ * act at once meanwhile: a file system that hangs can take for ever. */
+static const char *refusal(const options *o, const signals *s)
+{
+    struct stat st;
+    sigset_t blocked;
+    int error;
+
+    if (!names_a_file(o->file))
+        return "it names no file";
+    (void)sigprocmask(SIG_SETMASK, &s->inherited, &blocked);
+    error = lstat(o->file, &st);
+    (void)sigprocmask(SIG_SETMASK, &blocked, NULL);
+    if (error || S_ISREG(st.st_mode) || o->create) /* what must not exist is an error of its own */
+        return NULL;
+    return S_ISDIR(st.st_mode)   ? "it is a directory"
+           : S_ISLNK(st.st_mode) ? "it is a symbolic link"
+                                 : "it is no regular file";
+}
+
 int work_begin(work *w, const options *o, const signals *s, const char *verb)
 {
     aflock_ctx_options co;
     aflock_epoll_options eo;
+    const char *why = refusal(o, s);
     int status;
 
     *w = (work){.options = o, .signals = s, .verb = verb};
-    if (!names_a_file(o->file)) {
-        complain("cannot %s '%s': it names no file", verb, o->file);
+    if (why) {
+        complain("cannot %s '%s': %s", verb, o->file, why);
         return EX_NOINPUT;
     }
     progress_init(&w->progress, o->file);
     aflock_ctx_options_init(&co);
-    co.trace = on_trace;
-    co.trace_user = w;
+    co.trace = progress_trace;
+    co.trace_user = &w->progress;
     aflock_epoll_options_init(&eo);
     eo.ctx = &co;
     status = aflock_epoll_new(&w->ctx, &eo);
@@ -160,6 +130,7 @@ void work_answer(const aflock_file_result *result, void *user)
     work *w = user;
 
     w->answered = 1;
+    progress_over(&w->progress);
     w->status = result->status;
     w->sys_errno = result->sys_errno;
     w->cleanup_errno = result->cleanup_errno;
@@ -182,15 +153,13 @@ static void run(work *w)
         int status = aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER);
         if (status != 0) {
             fail(w, status, "event loop");
-        } else if (w->contended && w->options->verbose && w->options->timeout > 0 && !w->watching && !w->answered) {
-            w->watching = 1;
-            show_wait(w);
+        } else if (w->options->verbose && w->options->timeout > 0) {
+            progress_turn(&w->progress);
         }
     }
-    (void)aflock_epoll_timer_cancel(w->ctx, on_second, w);
+    progress_end(&w->progress);
     while (aflock_epoll_alive(w->ctx) == 1 && aflock_epoll_run_once(w->ctx, AFLOCK_FOREVER) == 0)
         ;
-    progress_clear(&w->progress);
 }
 
 static void ask(work *w, work_call call, void *data, uint64_t timeout)
@@ -200,7 +169,8 @@ static void ask(work *w, work_call call, void *data, uint64_t timeout)
     aflock_file_options fo;
     int status;
 
-    w->answered = w->contended = w->watching = 0;
+    w->answered = 0;
+    progress_begin(&w->progress, w->ctx, w->lock);
     aflock_acquire_options_init(&ao);
     ao.flags = AFLOCK_CREATE; /* a directory that is missing was not meant, most likely */
     ao.timeout = timeout;
@@ -290,7 +260,7 @@ static int failure(const work *w)
 /* What is left of the time-out: never 0, which would be no time-out but a single attempt. */
 static uint64_t remaining(const work *w)
 {
-    uint64_t timeout = w->options->timeout, waited = work_now() - w->started;
+    uint64_t timeout = w->options->timeout, waited = monotonic_now() - w->progress.started;
 
     return waited < timeout ? timeout - waited : 1;
 }
@@ -299,7 +269,7 @@ int work_do(work *w, work_call call, void *data)
 {
     uint64_t timeout = w->options->timeout;
 
-    w->started = work_now();
+    w->progress.started = monotonic_now();
     ask(w, call, data, timeout == AFLOCK_FOREVER ? timeout : 0); /* a lock that is free is had, however short it is */
     if (timeout > 0 && w->status == AFLOCK_EWOULDBLOCK && !w->signal)
         ask(w, call, data, remaining(w));

@@ -23,30 +23,21 @@ typedef struct work {
     void *user;
     progress progress;
 
-    /* the call under way */
-    uint64_t started;
-    int contended; /* an attempt found the lock taken */
-    int watching;  /* the wait is being shown */
-    int asking;    /* who holds the lock is being found out */
-
-    /* its answer */
+    /* the answer of the call under way */
     int answered;
     int status; /* 0 or AFLOCK_E... */
     int sys_errno, cleanup_errno;
     char step[32], path[PATH_MAX];
 } work;
 
-/* Nanoseconds on the monotonic clock. */
-uint64_t work_now(void);
-
 /* Makes the loop. `verb` says in messages what is done to the file. GO_ON, or the status to exit with, everything
  * having been said; work_end in both cases. */
 int work_begin(work *w, const options *o, const signals *s, const char *verb);
 void work_end(work *w);
 
-/* One of the functions of aflock/file.h, called with `fo`, with work_answer and `w`. */
+/* One of the functions of aflock/file.h, called with `fo`, with work_answer and `w` as its user. */
 typedef int (*work_call)(work *w, const aflock_file_options *fo, void *data);
-void work_answer(const aflock_file_result *result, void *w);
+void work_answer(const aflock_file_result *result, void *user);
 
 /* Has it done, and waits for it. GO_ON, or the status to exit with, everything having been said, but that a function
  * of the caller's has refused (w->status is AFLOCK_EREFUSED). A signal that comes meanwhile ends the waiting for the

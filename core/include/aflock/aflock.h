@@ -257,7 +257,7 @@ typedef struct aflock_result {
     const char *step;   /* the failing step ("open", "flock", ...), or NULL */
     const char *path;   /* of the lock; "fd:N" for a caller's descriptor */
     const char *detail; /* which file is meant and what is wrong with it, as text ("FILE: REASON"), where the step does
-                           not say it: AFLOCK_EPROTO of a strict lock; or NULL */
+                           not say it: AFLOCK_EPROTO of a strict lock, or which file of a pid file; or NULL */
     const char
         *token; /* when held: 32 hexadecimal digits that name the claim in its record (AFLOCK_LEASE, AFLOCK_STRICT,
                    AFLOCK_SOFT_RW); or NULL. It tells one claim from another and orders none: it is no fencing token */
