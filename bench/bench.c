@@ -59,11 +59,15 @@ const char *bench_file(unsigned number)
     return path;
 }
 
+/* Its path is absolute: others are told it, who work elsewhere. */
 static void make_directory(const char *where)
 {
     if (!where)
         where = getenv("TMPDIR");
-    int length = snprintf(bench_directory, sizeof bench_directory, "%s/aflock-bench.XXXXXX", where ? where : "/tmp");
+    char *absolute = realpath(where ? where : "/tmp", NULL);
+    bench_check_errno(absolute != NULL, where ? where : "/tmp");
+    int length = snprintf(bench_directory, sizeof bench_directory, "%s/aflock-bench.XXXXXX", absolute);
+    free(absolute);
     bench_check_errno(length < (int)sizeof bench_directory, "the directory's name is too long");
     bench_check_errno(mkdtemp(bench_directory) != NULL, bench_directory);
 }
