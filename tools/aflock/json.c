@@ -2,6 +2,12 @@
 #include "json.h"
 
 #include "message.h"
+#include "options.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
 
 /* The number of a control character. */
 static unsigned control(const char *text)
@@ -24,4 +30,22 @@ void json_string(FILE *out, const char *text)
         text += length ? length : 1;
     }
     putc('"', out);
+}
+
+int json_print(void (*write)(FILE *out, const void *of), const void *of)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+
+    if (out)
+        write(out, of);
+    if (!out || fclose(out) != 0) {
+        complain("cannot write: %s", strerror(errno));
+        free(text);
+        return EX_OSERR;
+    }
+    print(text);
+    free(text);
+    return GO_ON;
 }

@@ -307,8 +307,9 @@ static void write_claims(FILE *out, const look *l)
         fputs("null", out);
 }
 
-static void write_json(FILE *out, const look *l)
+static void write_json(FILE *out, const void *of)
 {
+    const look *l = of;
     static const char *const markers[] = {"none", "unread", "nobody", "holder", "strict"};
     const char *comma = "";
 
@@ -336,24 +337,6 @@ static void write_json(FILE *out, const look *l)
     fputs("}\n", out);
 }
 
-static int show_json(const look *l)
-{
-    char *text = NULL;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
-
-    if (out)
-        write_json(out, l);
-    if (!out || fclose(out) != 0) {
-        complain("cannot write: %s", strerror(errno));
-        free(text);
-        return EX_OSERR;
-    }
-    print(text);
-    free(text);
-    return GO_ON;
-}
-
 /* -------------------------------------------------------------------------------------------------------- the words */
 
 static int show(const options *o, const look *l)
@@ -369,7 +352,7 @@ static int show(const options *o, const look *l)
         return EX_NOINPUT;
     }
     if (o->json)
-        status = show_json(l);
+        status = json_print(write_json, l);
     else
         show_text(l);
     return status != GO_ON ? status : is_held(l) ? HELD : FREE;

@@ -299,8 +299,9 @@ static void write_text(FILE *out, const char *name, const char *text)
         fputs("null", out);
 }
 
-static void write_json(FILE *out, const checking *c)
+static void write_json(FILE *out, const void *of)
 {
+    const checking *c = of;
     fputs("{\"directory\":", out);
     json_string(out, c->options->file);
     write_text(out, "second", c->options->second);
@@ -326,24 +327,6 @@ static void write_json(FILE *out, const checking *c)
     fputs("]}\n", out);
 }
 
-static int show_json(const checking *c)
-{
-    char *text = NULL;
-    size_t size;
-    FILE *out = open_memstream(&text, &size);
-
-    if (out)
-        write_json(out, c);
-    if (!out || fclose(out) != 0) {
-        complain("cannot write: %s", strerror(errno));
-        free(text);
-        return EX_OSERR;
-    }
-    print(text);
-    free(text);
-    return GO_ON;
-}
-
 int verify(const options *o, const signals *s)
 {
     static checking c;
@@ -360,7 +343,7 @@ int verify(const options *o, const signals *s)
         return status;
     find_advice(&c);
     if (o->json)
-        status = show_json(&c);
+        status = json_print(write_json, &c);
     else
         show_text(&c);
     return status != GO_ON ? status : removed != GO_ON ? removed : verdict(&c);
